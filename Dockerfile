@@ -1,0 +1,36 @@
+# The guarded LiteLLM image: LiteLLM's own, plus the guard, plus a start that makes sure the guard runs.
+# `make image` builds this file and fills in the label arguments.
+ARG BASE_IMAGE=docker.litellm.ai/berriai/litellm:main-stable
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE}
+
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=unknown
+ARG BASE_NAME=unknown
+ARG BASE_DIGEST=unknown
+LABEL org.opencontainers.image.title="guarded-litellm" \
+      org.opencontainers.image.description="LiteLLM proxy with Akto guardrails on every request" \
+      org.opencontainers.image.source="https://github.com/akto-api-security/guarded-litellm" \
+      org.opencontainers.image.documentation="https://github.com/akto-api-security/guarded-litellm#readme" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_NAME}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"
+
+COPY hook /opt/akto/hook
+COPY image/launcher /opt/akto/launcher
+COPY entrypoint.sh /opt/akto/entrypoint.sh
+
+# A directory of its own on PYTHONPATH: importable whatever directory the config is in, and no volume hides it.
+# The startup hook guards workers that were started past the entrypoint. LiteLLM workers on a small machine take
+# longer to start than uvicorn's five seconds allow, and would be killed over and over.
+ENV PYTHONPATH=/opt/akto/hook${PYTHONPATH:+:${PYTHONPATH}} \
+    LITELLM_WORKER_STARTUP_HOOKS=akto_guardrails.worker_startup:ensure_guarded${LITELLM_WORKER_STARTUP_HOOKS:+,${LITELLM_WORKER_STARTUP_HOOKS}} \
+    TIMEOUT_WORKER_HEALTHCHECK=60
+
+# Setting the entrypoint resets the base's command, so it is repeated.
+ENTRYPOINT ["/opt/akto/entrypoint.sh"]
+CMD ["--port", "4000"]

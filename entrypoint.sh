@@ -1,0 +1,38 @@
+#!/bin/sh
+# Guarded LiteLLM: every request is checked by Akto before a model sees it.
+#
+#   docker run IMAGE [OPTIONS]            start the proxy, guarded
+#   docker run IMAGE litellm [OPTIONS]    the same; so do the words proxy and gateway, and LITELLM_COMPONENT
+#   docker run IMAGE --help | --version   LiteLLM's own; no variable needed
+#   docker run IMAGE COMMAND [ARGUMENT]   anything else is run as it is
+#
+# Needed:   DATA_INGESTION_SERVICE_URL, AKTO_API_TOKEN; LITELLM_URL for the name of the default collection.
+# Config:   CONFIG_FILE_PATH, else --config FILE, --config=FILE or -c FILE, else one is generated.
+# Secrets:  every variable also as NAME_FILE, the path of a file that holds the value.
+# Exit:     78 when the configuration is wrong, with a message that lists every problem.
+set -eu
+
+guarded() {
+    PYTHONPATH="/opt/akto/hook:/opt/akto${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m launcher "$@"
+}
+
+# The base's entrypoint, for words that only it knows; the newest base has the first one.
+base() {
+    [ -x /app/docker-entrypoint.sh ] && exec /app/docker-entrypoint.sh "$@"
+    exec /app/docker/prod_entrypoint.sh "$@"
+}
+
+case "${1-}" in
+    '')
+        case "${LITELLM_COMPONENT-}" in
+            '' | proxy | gateway) guarded "$@" ;;
+            *) base "$@" ;;
+        esac
+        ;;
+    -* | litellm | proxy | gateway) guarded "$@" ;;
+    backend | ui | migrations | metrics | collector) base "$@" ;;
+    *)
+        command -v -- "$1" >/dev/null 2>&1 && exec "$@"
+        base "$@"
+        ;;
+esac

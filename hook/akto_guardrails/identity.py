@@ -1,0 +1,155 @@
+"""Who sent a request: collection, session, request id, client address, and what of the client's headers is mirrored.
+
+LiteLLM 1.106.2 keeps its own metadata in `metadata` on some routes and in `litellm_metadata` on others, where
+`metadata` then is the client's object. The auth object is right on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from akto_guardrails.collection import collection_of_name
+
+MIRRORED_HEADERS: Final = frozenset(
+    {
+        "accept",
+        "accept-language",
+        "anthropic-version",
+        "origin",
+        "traceparent",
+        "user-agent",
+        "x-forwarded-for",
+        "x-litellm-call-id",
+    }
+)
+_SESSION_HEADERS: Final = ("x-session-id", "x-litellm-session-id", "x-litellm-trace-id")
+# Set here and nowhere else: Akto reads grouping, session and request id from them.
+_OWN_HEADERS: Final = frozenset({"host", "content-type", "content-length", "x-session-id", "x-request-id"})
+_UNKNOWN_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - a value to report, nothing listens on it
+
+
+class KeyHolder(Protocol):
+    """What is read from LiteLLM's `UserAPIKeyAuth`."""
+
+    key_alias: str | None
+    team_alias: str | None
+    team_id: str | None
+    user_id: str | None
+    request_route: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The caller of one request. `headers` is what Akto gets as the request's headers, `host` included."""
+
+    collection: str
+    call_id: str
+    route: str
+    client_ip: str
+    headers: Mapping[str, str]
+    key_alias: str
+    team_id: str
+    user_id: str
+
+
+def identity_of(
+    data: Mapping[str, object],
+    key: KeyHolder,
+    *,
+    default_collection: str,
+    trust_client_agent_name: bool,
+    forward_headers: frozenset[str],
+) -> Identity:
+    """The identity behind the request `data` of LiteLLM's pre-call hook."""
+    collection = _collection(data, key, trust_client_agent_name) or default_collection
+    call_id = call_id_of(data)
+    client_headers = _client_headers(data)
+    return Identity(
+        collection=collection,
+        call_id=call_id,
+        route=route_of(data, key),
+        client_ip=_client_ip(data),
+        headers=_mirrored(client_headers, forward_headers)
+        | _session(data, client_headers)
+        | _own_headers(collection, client_headers, call_id),
+        key_alias=_string(key.key_alias),
+        team_id=_string(key.team_id),
+        user_id=_string(key.user_id),
+    )
+
+
+def call_id_of(data: Mapping[str, object]) -> str:
+    """LiteLLM's id of the call. Pass-through routes have it on the logging object only."""
+    return _string(data.get("litellm_call_id")) or _string(
+        getattr(data.get("litellm_logging_obj"), "litellm_call_id", None)
+    )
+
+
+def route_of(data: Mapping[str, object], key: KeyHolder) -> str:
+    """The LiteLLM route that was called, such as `/v1/chat/completions`."""
+    for bucket in _metadata_buckets(data):
+        route = _string(bucket.get("user_api_key_request_route"))
+        if route:
+            return route
+    return _string(key.request_route) or "/v1/chat/completions"
+
+
+def _collection(data: Mapping[str, object], key: KeyHolder, trust_client_agent_name: bool) -> str | None:
+    names = [key.key_alias, key.team_alias]
+    if trust_client_agent_name:
+        names[:0] = [_string(bucket.get("agent_name")) for bucket in _metadata_buckets(data)]
+    collections = (collection_of_name(name) for name in names if isinstance(name, str))
+    return next(filter(None, collections), None)
+
+
+def _metadata_buckets(data: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    for name in ("litellm_metadata", "metadata"):
+        bucket = data.get(name)
+        if isinstance(bucket, Mapping):
+            yield bucket
+
+
+def _client_headers(data: Mapping[str, object]) -> dict[str, str]:
+    """The client's headers in lower case, as LiteLLM cleaned them: its own credential headers are gone."""
+    request = data.get("proxy_server_request")
+    headers = request.get("headers") if isinstance(request, Mapping) else None
+    if not isinstance(headers, Mapping):
+        return {}
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _mirrored(client_headers: Mapping[str, str], forward_headers: frozenset[str]) -> dict[str, str]:
+    allowed = (MIRRORED_HEADERS | forward_headers) - _OWN_HEADERS
+    return {name: value for name, value in client_headers.items() if name in allowed}
+
+
+def _own_headers(collection: str, client_headers: Mapping[str, str], call_id: str) -> dict[str, str]:
+    """Grouping and request id. Without a request id the service keeps no session state (protocol reference, 4.2)."""
+    own = {"host": collection, "content-type": "application/json"}
+    request_id = client_headers.get("x-request-id") or call_id
+    if request_id:
+        own["x-request-id"] = request_id
+    return own
+
+
+def _session(data: Mapping[str, object], client_headers: Mapping[str, str]) -> dict[str, str]:
+    """The session the caller named, by header or in LiteLLM's metadata; nothing when there is none."""
+    candidates = [client_headers.get(name, "") for name in _SESSION_HEADERS]
+    candidates += [_string(bucket.get("session_id")) for bucket in _metadata_buckets(data)]
+    session = next(filter(None, (candidate.strip() for candidate in candidates)), "")
+    return {"x-session-id": session} if session else {}
+
+
+def _client_ip(data: Mapping[str, object]) -> str:
+    """The peer as LiteLLM sees it. Forwarding headers are the client's word and count only if uvicorn trusts them."""
+    for bucket in _metadata_buckets(data):
+        address = _string(bucket.get("requester_ip_address"))
+        if address:
+            return address
+    return _UNKNOWN_ADDRESS
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""

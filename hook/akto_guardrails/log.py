@@ -1,0 +1,49 @@
+"""The guard's log lines: where they go, and how repeated ones are summed up.
+
+Never in a line, at any level: prompts, answers, tool arguments, tokens, header values.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+_NAME: Final = "akto_guardrails"
+_SUMMARY_SECONDS: Final = 30.0
+
+
+def set_up_logging() -> None:
+    """Sends the guard's lines to stderr from INFO on, once; LiteLLM leaves loggers other than its own without a handler."""
+    logger = logging.getLogger(_NAME)
+    if logger.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s akto-guardrails: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class RateLimited:
+    """Logs the first of a run of like events at once and then at most one line in 30 s, with the count since."""
+
+    def __init__(self, logger: logging.Logger, level: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._level = level
+        self._clock = clock
+        self._next = float("-inf")
+        self._held_back = 0
+
+    def log(self, message: str, *arguments: object) -> None:
+        """Logs `message` now or counts it for the next line."""
+        now = self._clock()
+        if now < self._next:
+            self._held_back += 1
+            return
+        suffix = f" ({self._held_back} more like it since the last line)" if self._held_back else ""
+        self._logger.log(self._level, message + suffix, *arguments)
+        self._next = now + _SUMMARY_SECONDS
+        self._held_back = 0

@@ -1,0 +1,106 @@
+"""Puts Akto's masks back into the original request, string by string.
+
+The service returns the whole payload it was sent, re-serialised, with some text replaced. Only changed strings are
+taken over, each to the place it came from: everything Akto was not sent (sampling parameters, metadata, ids) and
+everything that only names things stays as the client wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from akto_guardrails.content import Path, is_naming, string_leaves
+
+# How the service joins the texts of an endpoint that has a guardrail schema (protocol reference, 3.3).
+_SCHEMA_SEPARATOR: Final = "\n---\n"
+
+
+class UnmappableMask(Exception):
+    """The service masked something, but where that belongs in the request cannot be told. Never carries content."""
+
+
+def masked_strings(content: Mapping[str, object], returned: str) -> dict[Path, str]:
+    """The strings of `content` that the payload text `returned` changes, by their place; empty when none is.
+
+    `content` is what was sent as `body`. Raises `UnmappableMask`.
+    """
+    body = _body_of(returned)
+    sent = string_leaves(content)
+    if _is_schema_text(body):
+        if _is_text_of(str(body["text"]), sent):
+            return {}
+        raise UnmappableMask("the service returned extracted text in place of the request")
+    masked = string_leaves(body)
+    if masked.keys() != sent.keys():
+        raise UnmappableMask("the masked request has other fields than the one sent")
+    changes = {path: text for path, text in masked.items() if text != sent[path]}
+    if any(is_naming(path) for path in changes):
+        raise UnmappableMask("the mask changes a name or an id")
+    return changes
+
+
+def apply_mask(data: dict[str, Any], content: Mapping[str, object], changes: Mapping[Path, str]) -> None:
+    """Writes `changes` into `data`, all of them or, when one has no place there, none.
+
+    `content` is the part of `data` that was sent. Raises `UnmappableMask`.
+    """
+    sent = string_leaves(content)
+    places = [(_container(data, path, sent[path]), path[-1], text) for path, text in changes.items()]
+    for container, key, text in places:
+        container[key] = text
+
+
+def _container(data: dict[str, Any], path: Path, sent: str) -> Any:  # noqa: ANN401 - a JSON object or array
+    """The object or array in `data` that holds the string at `path`, which must still be the one that was sent."""
+    value: Any = data
+    for key in path[:-1]:
+        value = value[key]
+    # Differs where base64 media was left out of what was sent, or where something else changed the request since.
+    if not isinstance(value, (dict, list)) or value[path[-1]] != sent:
+        raise UnmappableMask("the mask does not belong to text of this request")
+    return value
+
+
+def _body_of(returned: str) -> Mapping[str, Any]:
+    """The body in a returned payload, which comes as `{"body": {...}}`, `{"body": "<json>"}` or bare."""
+    payload = _parsed(returned)
+    body = payload["body"] if isinstance(payload, dict) and "body" in payload else payload
+    if isinstance(body, str):
+        body = _parsed(body)
+    if not isinstance(body, dict):
+        raise UnmappableMask("the masked request is not a JSON object")
+    return body
+
+
+def _parsed(text: str) -> object:
+    try:
+        parsed: object = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UnmappableMask("the masked request is not JSON") from error
+    return parsed
+
+
+def _is_schema_text(body: Mapping[str, Any]) -> bool:
+    return body.keys() == {"text"} and isinstance(body["text"], str)
+
+
+def _is_text_of(text: str, sent: Mapping[Path, str]) -> bool:
+    """Whether `text` is what extraction yields from strings that were sent, so that nothing was masked.
+
+    Text parts of one message are joined by a newline, fields by a separator, each perhaps below `[description]`.
+    """
+    strings = set(sent.values())
+    parts = text.split(_SCHEMA_SEPARATOR)
+    return text in strings or all(_is_part_of(part, strings) for part in parts)
+
+
+def _is_part_of(part: str, strings: set[str]) -> bool:
+    if part in strings:
+        return True
+    if part.startswith("[") and "]\n" in part and _is_part_of(part.split("]\n", 1)[1], strings):
+        return True
+    lines = part.split("\n")
+    return len(lines) > 1 and all(line in strings for line in lines)

@@ -1,0 +1,261 @@
+"""Every environment variable of the guard, parsed and checked in this one place.
+
+The launcher calls `load_settings` before LiteLLM starts, each worker calls it again when the guard is built.
+An empty value means unset, `NAME_FILE` names a file that holds the value of `NAME`, and all problems are
+reported together, each with its fix.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from akto_guardrails.collection import collection_of_url
+
+Fallback = Literal["fail_open", "fail_closed"]
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
+_LONGEST_TIMEOUT: Final = 600.0
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CREDENTIAL_HEADERS: Final = frozenset(
+    {
+        "api-key",
+        "authorization",
+        "cookie",
+        "ocp-apim-subscription-key",
+        "proxy-authorization",
+        "set-cookie",
+        "x-api-key",
+        "x-goog-api-key",
+        "x-litellm-api-key",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the configuration: what is wrong, and what to do about it."""
+
+    what: str
+    fix: str
+
+
+class SettingsError(ValueError):
+    """The environment does not make valid settings. `problems` holds all of them."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{problem.what} {problem.fix}" for problem in problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The guard's settings. Times are in seconds, `service_url` has no trailing slash."""
+
+    service_url: str
+    api_token: str = field(repr=False)
+    default_collection: str
+    sync_mode: bool
+    timeout: float
+    unreachable_fallback: Fallback
+    trust_client_agent_name: bool
+    forward_headers: frozenset[str]
+    account_id: str
+    vxlan_id: str
+    context_source: str
+
+    @property
+    def fail_closed(self) -> bool:
+        """Whether a request without a usable verdict is refused."""
+        return self.unreachable_fallback == "fail_closed"
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """Settings from `environment`; raises `SettingsError` with every problem found."""
+    reader = _Reader(environment)
+    settings = Settings(
+        service_url=reader.service_url("DATA_INGESTION_SERVICE_URL"),
+        api_token=reader.token("AKTO_API_TOKEN"),
+        default_collection=reader.collection("LITELLM_URL", "http://localhost:4000"),
+        sync_mode=reader.boolean("SYNC_MODE", default=True),
+        timeout=reader.seconds("TIMEOUT", 5.0),
+        unreachable_fallback=reader.fallback("UNREACHABLE_FALLBACK"),
+        trust_client_agent_name=reader.boolean("TRUST_CLIENT_AGENT_NAME", default=True),
+        forward_headers=reader.header_names("FORWARD_HEADERS"),
+        account_id=reader.digits("AKTO_ACCOUNT_ID", "1000000"),
+        vxlan_id=reader.digits("AKTO_VXLAN_ID", "0"),
+        context_source=reader.context_source("AKTO_CONTEXT_SOURCE", "AGENTIC"),
+    )
+    reader.refuse_what_is_not_built()
+    if reader.problems:
+        raise SettingsError(tuple(reader.problems))
+    return settings
+
+
+class _Reader:
+    """Reads one variable after the other and collects what is wrong with them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[Problem] = []
+
+    def _wrong(self, what: str, fix: str) -> None:
+        self.problems.append(Problem(what, fix))
+
+    def text(self, name: str) -> str | None:
+        """The trimmed value of `name`, or of the file that `NAME_FILE` names.
+
+        Empty when neither is set, None when the file cannot be read (reported here, so not once more as missing).
+        """
+        value = self._environment.get(name, "").strip()
+        path = self._environment.get(f"{name}_FILE", "").strip()
+        if not path:
+            return value
+        if value:
+            self._wrong(f"{name} and {name}_FILE are both set.", "Keep one of the two.")
+            return value
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self._wrong(
+                f"{name}_FILE names {path}, which user {os.getuid()} cannot read: {why}.",
+                "Mount the secret at that path, readable by the user the container runs as.",
+            )
+            return None
+
+    def required(self, name: str, fix: str) -> str:
+        value = self.text(name)
+        if value == "":
+            by_file = self._environment.get(f"{name}_FILE", "").strip()
+            self._wrong(f"The file {by_file} of {name}_FILE is empty." if by_file else f"{name} is missing.", fix)
+        return value or ""
+
+    def service_url(self, name: str) -> str:
+        value = self.required(
+            name, f"Set it to the address of Akto's Data Ingestion Service: {name}=https://akto-ingestion.example.com"
+        )
+        if not value:
+            return ""
+        parts = _split(value)
+        if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+            self._wrong(
+                f"{name} is not an http or https address.", f"Give scheme and host: {name}=https://akto.example.com"
+            )
+        elif parts.query or parts.fragment or parts.username is not None:
+            self._wrong(
+                f"{name} carries a query, a fragment or a user name.",
+                "Give scheme, host and at most a path; the token goes into AKTO_API_TOKEN.",
+            )
+        return value.rstrip("/")
+
+    def token(self, name: str) -> str:
+        value = self.required(name, "Create one in Akto's dashboard (Connectors, Setup Guardrail) and set it.")
+        if any(not 0x21 <= ord(character) <= 0x7E for character in value):
+            self._wrong(
+                f"{name} contains a space or another character that no HTTP header can carry.",
+                "Set the raw token alone, without a scheme word such as Bearer.",
+            )
+        return value
+
+    def collection(self, name: str, default: str) -> str:
+        value = self.text(name) or default
+        collection = collection_of_url(value)
+        if collection is None:
+            self._wrong(
+                f"{name} has no host in it.", f"Set it to the address clients use: {name}=https://llm.example.com"
+            )
+        return collection or ""
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = (self.text(name) or "").lower()
+        if value and value not in _TRUE | _FALSE:
+            self._wrong(f"{name}={value!r} is neither true nor false.", "Use true or false.")
+        return default if not value else value in _TRUE
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= _LONGEST_TIMEOUT:
+            self._wrong(
+                f"{name}={value!r} is not a number of seconds above 0 and at most {_LONGEST_TIMEOUT:.0f}.",
+                f"Use for example {name}=5.",
+            )
+        return seconds
+
+    def fallback(self, name: str) -> Fallback:
+        value = (self.text(name) or "").lower()
+        if value not in {"", "fail_open", "fail_closed"}:
+            self._wrong(f"{name}={value!r} is not a known mode.", "Use fail_open or fail_closed.")
+        return "fail_closed" if value == "fail_closed" else "fail_open"
+
+    def header_names(self, name: str) -> frozenset[str]:
+        names = [header.strip().lower() for header in (self.text(name) or "").split(",")]
+        names = [header for header in names if header]
+        for header in names:
+            if not _HEADER_NAME.fullmatch(header):
+                self._wrong(f"{name} holds {header!r}, which is not a header name.", "Give names separated by commas.")
+            elif header in _CREDENTIAL_HEADERS:
+                self._wrong(f"{name} holds {header}, which carries credentials.", "Remove it: it is never forwarded.")
+        return frozenset(names)
+
+    def digits(self, name: str, default: str) -> str:
+        value = self.text(name) or default
+        if not (value.isascii() and value.isdigit()):
+            self._wrong(f"{name}={value!r} is not a whole number.", f"Use for example {name}={default}.")
+        return value
+
+    def context_source(self, name: str, default: str) -> str:
+        value = self.text(name) or default
+        if not re.fullmatch(r"[A-Za-z_]+", value):
+            self._wrong(f"{name}={value!r} is not a word.", f"Use for example {name}={default}.")
+        # Akto compares it in upper case: any other spelling matches no policy at all.
+        return value.upper()
+
+    def refuse_what_is_not_built(self) -> None:
+        """Settings of the contract that this version cannot honour are refused, never silently ignored."""
+        later = "This version cannot do that yet."
+        if self.boolean("RESPONSE_GUARDRAILS", default=False):
+            self._wrong(f"RESPONSE_GUARDRAILS asks for checks of the model's answers. {later}", "Unset it.")
+        if self.boolean("VALIDATE_LAST_USER_MESSAGE_ONLY", default=False):
+            self._wrong(f"VALIDATE_LAST_USER_MESSAGE_ONLY asks for checks of one turn. {later}", "Unset it.")
+        unchecked = (self.text("UNCHECKED_ROUTES") or "").lower()
+        if unchecked == "deny":
+            self._wrong(f"UNCHECKED_ROUTES=deny asks for routes to be refused. {later}", "Unset it.")
+        elif unchecked not in {"", "allow"}:
+            self._wrong(f"UNCHECKED_ROUTES={unchecked!r} is not a known mode.", "Use allow.")
+
+
+def report(problems: tuple[Problem, ...]) -> str:
+    """The one message an operator reads: every problem, numbered, each followed by its fix."""
+    return "\n".join(_report_lines(problems))
+
+
+def _report_lines(problems: tuple[Problem, ...]) -> Iterator[str]:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    yield f"guarded-litellm: not started, {count} with the configuration:"
+    for number, problem in enumerate(problems, start=1):
+        yield f"  {number}. {problem.what}"
+        yield f"     {problem.fix}"
+
+
+def _split(value: str) -> SplitResult | None:
+    if any(character.isspace() for character in value):
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts

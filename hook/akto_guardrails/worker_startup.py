@@ -1,0 +1,79 @@
+"""The second layer: a worker runs exactly one guard, or it does not start.
+
+The image sets `LITELLM_WORKER_STARTUP_HOOKS` to `ensure_guarded`, which LiteLLM runs in every worker before it loads
+a config, from whatever source. So a pod whose `command:` skips the entrypoint is guarded too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, MutableSequence
+from typing import Any, Final
+
+_GUARD_CLASS: Final = "GuardrailsHandler"
+_FLUSH_SECONDS: Final = 5.0
+
+_log: Final = logging.getLogger(__name__)
+
+
+class NotGuarded(RuntimeError):
+    """The worker would serve without the guard."""
+
+
+def ensure_guarded() -> None:
+    """Registers the guard in this worker, whatever the config says, and closes it when the worker stops.
+
+    Two names of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event` runs once in each worker, after the
+    config was loaded or not and before callbacks are put to use; `proxy_server.proxy_shutdown_event` runs on the
+    live event loop after open requests have drained (LiteLLM calls no hook of a callback then). Raises
+    `SettingsError` or `NotGuarded`, on which LiteLLM does not start the worker.
+    """
+    import litellm
+    from litellm.proxy import proxy_server
+
+    from akto_guardrails import proxy_handler_instance as guard
+
+    def before_callbacks_are_used() -> None:
+        keep_one_guard(litellm.callbacks, guard)
+
+    proxy_logging = proxy_server.proxy_logging_obj
+    if not callable(getattr(proxy_logging, "startup_event", None)):
+        raise NotGuarded("this LiteLLM release has no ProxyLogging.startup_event: the guard cannot be ensured")
+    proxy_logging.startup_event = _preceded_by(before_callbacks_are_used, proxy_logging.startup_event)
+    proxy_server.proxy_shutdown_event = _followed_by_close(guard.close, proxy_server.proxy_shutdown_event)
+
+
+def keep_one_guard(callbacks: MutableSequence[Any], guard: object) -> None:
+    """Leaves exactly one guard in `callbacks`, `guard`, and puts it first; everything else keeps its order.
+
+    Guards are told by the name of their class, not by identity: LiteLLM loads a file beside the config as a module
+    of its own, and Akto's published file has a class of that name too.
+    """
+    others = [callback for callback in callbacks if type(callback).__name__ != _GUARD_CLASS]
+    removed = len(callbacks) - len(others) - sum(callback is guard for callback in callbacks)
+    if removed > 0:
+        _log.warning("%d further guard(s) found among the callbacks and removed: each request is checked once", removed)
+    callbacks[:] = [guard, *others]
+
+
+def _preceded_by(first: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        first()
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _followed_by_close(
+    close: Callable[[float], Awaitable[None]], function: Callable[..., Awaitable[None]]
+) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            await function(*args, **kwargs)
+        finally:
+            await close(_FLUSH_SECONDS)
+
+    return wrapper

@@ -1,0 +1,68 @@
+#!/bin/sh
+# Builds the stand-in base image, or finds it built already, and prints its reference on stdout.
+#
+# usage: image/base/build.sh [LITELLM_VERSION]
+#
+# Needs: a Docker engine, root, Debian or Ubuntu (mmdebstrap is installed when missing), a Debian mirror
+# and a Python package index. The reference carries a digest of everything that goes in, so that an
+# unchanged stand-in is built once per machine.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+litellm_version=${1:-1.106.2}
+prisma_version=0.15.0
+suite=trixie
+packages=ca-certificates,python3,python3-venv,libsndfile1,tzdata,bash
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+
+say() { printf 'stand-in base: %s\n' "$*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+rootfs_key=$(printf '%s %s' "$suite" "$packages" | sha256sum | cut -c1-12)
+rootfs=guarded-litellm-stand-in-rootfs:$rootfs_key
+key=$({
+    printf '%s %s %s\n' "$rootfs_key" "$litellm_version" "$prisma_version"
+    cat "$here/Dockerfile" "$here/prod_entrypoint.sh"
+} | sha256sum | cut -c1-12)
+image=guarded-litellm-stand-in:$litellm_version-$key
+
+if docker image inspect "$image" >/dev/null 2>&1; then
+    say "$image is already here"
+    printf '%s\n' "$image"
+    exit 0
+fi
+
+[ "$(id -u)" = 0 ] || die "building it needs root (mmdebstrap); run make as root, or set BASE_IMAGE to an image this machine can pull"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT INT TERM
+
+if ! docker image inspect "$rootfs" >/dev/null 2>&1; then
+    if ! command -v mmdebstrap >/dev/null 2>&1; then
+        command -v apt-get >/dev/null 2>&1 ||
+            die "mmdebstrap is missing and this is not Debian or Ubuntu; set BASE_IMAGE to an image this machine can pull"
+        say "installing mmdebstrap"
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends mmdebstrap debian-archive-keyring; } >&2
+    fi
+    say "making a Debian $suite root file system (about half a minute)"
+    mmdebstrap --quiet --variant=minbase --include="$packages" \
+        --keyring=/usr/share/keyrings/debian-archive-keyring.gpg "$suite" "$work/rootfs.tar" "$mirror" >&2
+    docker import "$work/rootfs.tar" "$rootfs" >/dev/null
+    rm -f "$work/rootfs.tar"
+fi
+
+say "installing litellm[proxy] $litellm_version into it (about two minutes)"
+mkdir "$work/context"
+cp "$here/Dockerfile" "$here/prod_entrypoint.sh" "$work/context/"
+cp "$ca_bundle" "$work/context/ca-bundle.crt"
+docker build --quiet --tag "$image" \
+    --build-arg "ROOTFS=$rootfs" \
+    --build-arg "LITELLM_VERSION=$litellm_version" \
+    --build-arg "PRISMA_VERSION=$prisma_version" \
+    ${PIP_INDEX_URL:+--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"} \
+    "$work/context" >&2
+say "built $image"
+printf '%s\n' "$image"

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Builds the guarded image.
+#
+# usage: image/build.sh [IMAGE [BASE_IMAGE]]
+#
+# The base is pulled, or taken from this machine when it is here already. Where neither works the stand-in base is
+# built and used instead, with a warning that cannot be missed; STAND_IN=never refuses instead (for releases).
+set -eu
+
+cd "$(dirname "$0")/.."
+image=${1:-guarded-litellm:latest}
+wanted=${2:-docker.litellm.ai/berriai/litellm:main-stable}
+
+say() { printf 'image: %s\n' "$*" >&2; }
+
+base=$wanted
+if docker pull --quiet "$wanted" >/dev/null 2>&1; then
+    say "pulled the base $wanted"
+elif docker image inspect "$wanted" >/dev/null 2>&1; then
+    say "the base $wanted could not be pulled; using the one on this machine"
+elif [ "${STAND_IN:-}" = never ]; then
+    say "the base $wanted could not be pulled (STAND_IN=never)"
+    exit 1
+else
+    cat >&2 <<END
+*********************************************************************************************
+* The base image could not be pulled:
+*   $wanted
+* Building on a STAND-IN base instead (Debian and LiteLLM from the package index).
+* It behaves the same for trying and testing. Do not ship what is built on it.
+*********************************************************************************************
+END
+    base=$(image/base/build.sh)
+fi
+
+# A registry's digest where there is one; an image that only exists here has its own id.
+digest=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$base" | sed -n 's/.*@//p' | head -n 1)
+[ -n "$digest" ] || digest=$(docker image inspect --format '{{.Id}}' "$base")
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+created=$(git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
+
+# The files go in with fixed modes and times, so that a strict umask cannot make the guard unreadable for other users
+# and the same commit gives the same layers.
+tar --create --exclude=__pycache__ --sort=name --owner=0 --group=0 --mode='u=rwX,go=rX' --mtime="$created" \
+    Dockerfile entrypoint.sh hook image/launcher |
+    docker build --quiet --tag "$image" \
+        --build-arg "BASE_IMAGE=$base" \
+        --build-arg "VERSION=$version" \
+        --build-arg "REVISION=$revision" \
+        --build-arg "CREATED=$created" \
+        --build-arg "BASE_NAME=$base" \
+        --build-arg "BASE_DIGEST=$digest" \
+        - >/dev/null
+say "built $image on $base"

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Makes sure that a Docker engine answers: starts the installed one, or installs one on Debian and Ubuntu as root.
+# Prints nothing when the engine is there already.
+set -eu
+
+say() { printf 'docker engine: %s\n' "$*" >&2; }
+answers() { docker info >/dev/null 2>&1; }
+
+answers && exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    say "none answers; start Docker, or run this as root on Debian or Ubuntu to have it installed"
+    exit 1
+fi
+if ! command -v dockerd >/dev/null 2>&1; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        say "none is installed and this is neither Debian nor Ubuntu; install Docker (https://docs.docker.com/engine/install/)"
+        exit 1
+    fi
+    say "installing Debian's docker.io"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq docker.io; } >&2
+fi
+answers && exit 0
+
+log=/var/log/guarded-litellm-dockerd.log
+say "starting dockerd (log: $log)"
+# A previous engine that was killed leaves its pid file behind, which a new one refuses to overwrite.
+if [ -f /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
+    rm -f /var/run/docker.pid
+fi
+nohup dockerd >"$log" 2>&1 </dev/null &
+waited=0
+until answers; do
+    waited=$((waited + 1))
+    if [ "$waited" -gt 60 ]; then
+        say "dockerd did not answer within a minute; its last words:"
+        tail -n 5 "$log" >&2
+        exit 1
+    fi
+    sleep 1
+done

@@ -1,0 +1,1 @@
+"""What runs before LiteLLM: checks the environment, injects the callback into the config, hands over."""

@@ -1,0 +1,98 @@
+"""`python -m launcher ARGUMENTS`: the guarded start of the proxy. Ends as the base image's own entrypoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from dotenv import find_dotenv, load_dotenv
+
+from akto_guardrails.settings import report
+from launcher.arguments import Arguments, parse
+from launcher.config import CALLBACK, shadows_the_guard, write_private
+from launcher.preflight import NotReady, Plan, check
+
+EX_CONFIG: Final = 78
+# The newest base image dispatches component words, the older one takes options only.
+_UNIFIED_ENTRYPOINT: Final = Path("/app/docker-entrypoint.sh")
+_OLDER_ENTRYPOINT: Final = Path("/app/docker/prod_entrypoint.sh")
+_STARTUP_HOOK: Final = "akto_guardrails.worker_startup:ensure_guarded"
+
+
+def main(command_line: Sequence[str]) -> NoReturn:
+    """Checks, injects and replaces this process; exits with 78 and one message when something is wrong."""
+    arguments = parse(command_line)
+    if arguments.asks_for_information:
+        hand_over(arguments)
+    # As LiteLLM itself does at its start, so that both see the same variables.
+    load_dotenv(find_dotenv(usecwd=True))
+    try:
+        plan = check(arguments, os.environ)
+    except NotReady as error:
+        print(report(error.problems), file=sys.stderr)
+        sys.exit(EX_CONFIG)
+    hand_over(_prepared(plan, arguments, os.environ))
+
+
+def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str, str]) -> Arguments:
+    """Writes the injected config, points `environment` and the command line at it and says so in one line."""
+    _keep_second_layer(environment)
+    if str(plan.temporary) != "/tmp":  # noqa: S108 - LiteLLM needs one as well and would not look elsewhere
+        environment["TMPDIR"] = str(plan.temporary)
+    if plan.config is None:
+        _say(plan, f"bucket {environment['LITELLM_CONFIG_BUCKET_NAME']}, guarded in each worker")
+        return arguments
+    shadow = shadows_the_guard(plan.source)
+    if shadow is not None:
+        print(f"guarded-litellm: {shadow} has the name of the guard's own package and is not used", file=sys.stderr)
+    copy = str(write_private(plan.config, plan.source, plan.temporary))
+    _say(plan, "none given, one was generated" if plan.source.path is None else str(plan.source.path))
+    if environment.get("CONFIG_FILE_PATH"):
+        environment["CONFIG_FILE_PATH"] = copy
+        return arguments
+    # Set but empty, LiteLLM would load no config at all.
+    environment.pop("CONFIG_FILE_PATH", None)
+    # The gateway takes no --config, and a component named by the environment no command line.
+    if "gateway" in (arguments.word, environment.get("LITELLM_COMPONENT")):
+        environment["CONFIG_FILE_PATH"] = copy
+        return arguments
+    return arguments.with_config(copy)
+
+
+def _keep_second_layer(environment: MutableMapping[str, str]) -> None:
+    """An operator's own PYTHONPATH or startup hooks replace the image's; ours goes back in front."""
+    hook_directory = str(Path(__file__).resolve().parents[1] / "hook")
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    launcher_directory = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in paths if path not in (hook_directory, launcher_directory)]
+    environment["PYTHONPATH"] = os.pathsep.join([hook_directory, *paths])
+    hooks = [hook.strip() for hook in environment.get("LITELLM_WORKER_STARTUP_HOOKS", "").split(",") if hook.strip()]
+    if _STARTUP_HOOK not in hooks:
+        environment["LITELLM_WORKER_STARTUP_HOOKS"] = ",".join([_STARTUP_HOOK, *hooks])
+
+
+def _say(plan: Plan, config: str) -> None:
+    settings = plan.settings
+    mode = "blocking" if settings.sync_mode else "watching only (SYNC_MODE=false)"
+    print(
+        f"guarded-litellm: starting | config={config} | callback={CALLBACK} | mode={mode}"
+        f" | without a verdict={settings.unreachable_fallback} | collection={settings.default_collection}",
+        file=sys.stderr,
+    )
+
+
+def hand_over(arguments: Arguments) -> NoReturn:
+    """Replaces this process by the base image's entrypoint."""
+    if _UNIFIED_ENTRYPOINT.exists():
+        entrypoint, words = _UNIFIED_ENTRYPOINT, arguments.as_given()
+    else:
+        entrypoint, words = _OLDER_ENTRYPOINT, arguments.for_older_base()
+    sys.stderr.flush()
+    os.execv(entrypoint, [str(entrypoint), *words])  # noqa: S606 - the base image's own script, arguments as given
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

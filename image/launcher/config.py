@@ -1,0 +1,198 @@
+"""The operator's LiteLLM config: read, flattened, with the callback injected, written to a private copy.
+
+The mounted files are never written. How LiteLLM reads them (version 1.106.2): `include` lists are merged at the top
+level, lists extended and everything else replaced by the included file, so that an included `litellm_settings`
+would drop callbacks injected into the root file; therefore includes are resolved here first, by the same rule.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+CALLBACK: Final = "akto_guardrails.proxy_handler_instance"
+# What Akto's documentation has operators write in their config for the file that they mount.
+_DOCUMENTED_CALLBACK: Final = "custom_hooks.proxy_handler_instance"
+_DOCUMENTED_FILE: Final = "custom_hooks.py"
+_AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
+_GUARD_PACKAGE: Final = CALLBACK.partition(".")[0]
+
+
+class ConfigError(Exception):
+    """The config cannot be used. `what` and `fix` are for the operator."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        self.what = what
+        self.fix = fix
+        super().__init__(f"{what} {fix}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The operator's config with includes resolved; `path` is None when there is none and one is generated."""
+
+    path: Path | None
+    content: Mapping[str, Any]
+
+
+def read(path: Path) -> Source:
+    """Reads the config at `path` and every file it includes; raises `ConfigError`."""
+    root = _load(path, "config")
+    content = {key: value for key, value in root.items() if key != "include"}
+    loaded = {path.absolute()}
+    pending = [(entry, path) for entry in _includes(root, path)]
+    while pending:
+        entry, declared_in = pending.pop(0)
+        location = _include_location(entry, declared_in, path)
+        if location in loaded:
+            continue
+        loaded.add(location)
+        included = _load(location, f"file included by {declared_in}")
+        pending += [(nested, location) for nested in _includes(included, location)]
+        content = _merged(content, included)
+    return Source(path, content)
+
+
+def injected(source: Source) -> dict[str, Any]:
+    """The config with exactly one guard, first among the callbacks; raises `ConfigError`."""
+    settings = source.content.get("litellm_settings")
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"litellm_settings in {source.path} is not a mapping.", "Give it keys and values, or none.")
+    others = [callback for callback in _callbacks(settings, source) if not _is_guard(callback, source)]
+    return {**source.content, "litellm_settings": {**settings, "callbacks": [CALLBACK, *others]}}
+
+
+def write_private(config: Mapping[str, Any], source: Source, directory: Path) -> Path:
+    """Writes `config` into a new private directory below `directory` and gives the path of the copy.
+
+    LiteLLM looks for Python callbacks, custom_auth modules and the like beside its config, so what lies beside the
+    operator's is linked beside the copy.
+    """
+    private = Path(tempfile.mkdtemp(prefix="guarded-litellm-", dir=directory))
+    copy = private / "config.yaml"
+    with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        yaml.safe_dump(dict(config), file, sort_keys=False, allow_unicode=True)
+    if source.path is not None:
+        _link_siblings(source.path, private)
+    return copy
+
+
+def shadows_the_guard(source: Source) -> Path | None:
+    """A module beside the config that LiteLLM would load in place of the guard's own package."""
+    if source.path is None:
+        return None
+    shadow = source.path.parent / f"{_GUARD_PACKAGE}.py"
+    return shadow if shadow.exists() else None
+
+
+def _load(path: Path, role: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"The {role} {path} does not exist.", "Mount it there, or correct the path the container is given."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The {role} {path} cannot be read: {_why(path, error)}.", _how_to_make_readable(path)) from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The {role} {path} is not valid YAML: {_where(error)}.", "Correct it there.") from None
+    if not isinstance(content, dict) or not content:
+        what = "is empty" if not content else "is not a mapping at the top level"
+        raise ConfigError(f"The {role} {path} {what}.", "Give it at least a model_list.")
+    return content
+
+
+def _why(path: Path, error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text (byte {error.start})"
+    why = (error.strerror or type(error).__name__).lower()
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{why} for user {os.getuid()}"
+    mode = stat.S_IMODE(status.st_mode)
+    return f"{why} for user {os.getuid()}; it belongs to user {status.st_uid} with mode {mode:04o}"
+
+
+def _how_to_make_readable(path: Path) -> str:
+    if path.is_dir():
+        return "That is a directory: mount the file itself, or name the file in it."
+    return f"Make it readable on the host, for example chmod 0644 {path.name}, or run as its owner."
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """Line, column and the parser's words, but none of the file's text: a config may hold keys."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "it cannot be parsed"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else str(problem)
+
+
+def _includes(config: Mapping[str, Any], path: Path) -> list[str]:
+    entries = config.get("include", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(f"include in {path} is not a list of file names.", "Write it as a list, one name an item.")
+    return entries
+
+
+def _include_location(entry: str, declared_in: Path, root: Path) -> Path:
+    """Beside the file that declares it; failing that, beside the root config."""
+    beside = Path(os.path.abspath(declared_in.parent / entry))  # noqa: PTH100 - resolves `..`, keeps symbolic links
+    beside_root = Path(os.path.abspath(root.parent / entry))  # noqa: PTH100
+    return beside_root if not beside.exists() and beside_root.exists() else beside
+
+
+def _merged(base: Mapping[str, Any], included: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in included.items():
+        if key == "include":
+            continue
+        before = merged.get(key)
+        merged[key] = [*before, *value] if isinstance(before, list) and isinstance(value, list) else value
+    return merged
+
+
+def _callbacks(settings: Mapping[str, Any], source: Source) -> list[Any]:
+    callbacks = settings.get("callbacks")
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, str):
+        return [callbacks]
+    if isinstance(callbacks, list):
+        return callbacks
+    raise ConfigError(
+        f"litellm_settings.callbacks in {source.path} is neither a list nor a name.", "Write it as a list of names."
+    )
+
+
+def _is_guard(callback: object, source: Source) -> bool:
+    if callback == CALLBACK:
+        return True
+    if callback != _DOCUMENTED_CALLBACK:
+        return False
+    file = None if source.path is None else source.path.parent / _DOCUMENTED_FILE
+    try:
+        return file is None or _AKTO_CLASS.search(file.read_text(encoding="utf-8", errors="replace")) is not None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _link_siblings(config: Path, directory: Path) -> None:
+    for sibling in config.absolute().parent.iterdir():
+        hidden = sibling.name.startswith(".") or sibling.name == "__pycache__"
+        if hidden or sibling.stem == _GUARD_PACKAGE or sibling.name == "config.yaml":
+            continue
+        (directory / sibling.name).symlink_to(sibling)

@@ -1,0 +1,89 @@
+"""Everything that can be wrong before the start, found together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from akto_guardrails.settings import Problem, Settings, SettingsError, load_settings
+from launcher.arguments import Arguments
+from launcher.config import ConfigError, Source, injected, read
+
+_TEMPORARY: Final = ("/tmp", "/dev/shm")  # noqa: S108 - tried in this order, each for a private directory
+_YAML: Final = (".yaml", ".yml")
+
+
+class NotReady(Exception):
+    """The proxy must not be started. `problems` holds all that is wrong."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        super().__init__(f"{len(problems)} problems")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was found to be in order. `config` is None when LiteLLM takes its config from a bucket, not from a file."""
+
+    settings: Settings
+    source: Source
+    config: Mapping[str, Any] | None
+    temporary: Path
+
+
+def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:
+    """Checks variables, config and temporary directory; raises `NotReady` with every problem."""
+    problems: list[Problem] = []
+    settings: Settings | None = None
+    temporary: Path | None = None
+    source = Source(None, {})
+    config: Mapping[str, Any] | None = None
+    try:
+        settings = load_settings(environment)
+    except SettingsError as error:
+        problems += error.problems
+    try:
+        if not environment.get("LITELLM_CONFIG_BUCKET_NAME"):
+            source = _source(arguments, environment)
+            config = injected(source)
+    except ConfigError as error:
+        problems.append(Problem(error.what, error.fix))
+    try:
+        temporary = temporary_directory(environment)
+    except ConfigError as error:
+        problems.append(Problem(error.what, error.fix))
+    if problems or settings is None or temporary is None:
+        raise NotReady(tuple(problems))
+    return Plan(settings, source, config, temporary)
+
+
+def _source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
+    """The config LiteLLM would load: CONFIG_FILE_PATH before the command line (LiteLLM 1.106.2)."""
+    from_environment = environment.get("CONFIG_FILE_PATH")
+    if from_environment:
+        if not from_environment.endswith(_YAML):
+            raise ConfigError(
+                f"CONFIG_FILE_PATH names {from_environment}, which LiteLLM ignores: it does not end in .yaml or .yml.",
+                "Rename the file, or give it with --config.",
+            )
+        return read(Path(from_environment))
+    return Source(None, {}) if arguments.config is None else read(Path(arguments.config))
+
+
+def temporary_directory(environment: Mapping[str, str]) -> Path:
+    """A directory this process can write to; raises `ConfigError` when there is none."""
+    candidates = [*filter(None, [environment.get("TMPDIR")]), *_TEMPORARY]
+    for candidate in candidates:
+        try:
+            with tempfile.TemporaryFile(dir=candidate):
+                return Path(candidate)
+        except OSError:
+            continue
+    raise ConfigError(
+        f"User {os.getuid()} can write to none of {', '.join(candidates)}.",
+        "Mount a temporary file system: docker run --tmpfs /tmp, or an emptyDir volume at /tmp.",
+    )
