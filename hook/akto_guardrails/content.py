@@ -57,9 +57,11 @@ def content_of(data: Mapping[str, object]) -> dict[str, object] | None:
 
 
 def answer_body(answer: object) -> object:
-    """A model's answer as plain data, without fields that are null."""
+    """A model's answer as plain data, without fields that are null and LiteLLM's `_hidden_params`."""
     if isinstance(answer, list):
         return [answer_body(item) for item in answer]
+    if isinstance(answer, dict):
+        return {key: value for key, value in answer.items() if not str(key).startswith("_")}
     dump = getattr(answer, "model_dump", None)
     return dump(exclude_none=True) if callable(dump) else answer
 

@@ -48,7 +48,7 @@ class OpenExchanges:
         return self.take(oldest.identity.call_id, oldest.data)
 
     def take(self, call_id: str, data: Mapping[str, object] | None) -> Exchange | None:
-        """Removes and gives the exchange of a call id, preferably the one of this very `data`; None if there is none."""
+        """Removes and gives the exchange of a call id, if possible the one of this very `data`; None without one."""
         exchanges = self._by_call_id.get(call_id)
         if not exchanges:
             return None

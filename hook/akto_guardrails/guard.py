@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import orjson
 
@@ -107,7 +107,9 @@ class Guard:
             self._counters.add("exchanges_evicted")
             self._record(evicted, None, 200)
 
-    def _exchange(self, data: dict[str, Any], content: Mapping[str, object], key: KeyHolder, call_type: str) -> Exchange:
+    def _exchange(
+        self, data: dict[str, Any], content: Mapping[str, object], key: KeyHolder, call_type: str
+    ) -> Exchange:
         identity = identity_of(
             data,
             key,
@@ -157,10 +159,13 @@ class Guard:
         _log.info("masked | %s | strings=%d", _about(exchange), len(changes))
         return replace(exchange, request_payload=payload_of(content_of(data)))
 
-    def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+    def _refuse(self, exchange: Exchange, refusal: Refusal) -> NoReturn:
         """Records the refusal and raises it."""
         reason = refusal.message.removeprefix(f"{BLOCKED}: ")
-        self._record(exchange, {"x-blocked-by": "Akto Proxy", "reason": reason}, refusal.status)
+        try:
+            self._record(exchange, {"x-blocked-by": "Akto Proxy", "reason": reason}, refusal.status)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the record, the request stays refused
+            self.note_internal_error(error)
         raise refusal
 
     def _in_background(self, exchange: Exchange) -> None:

@@ -16,7 +16,7 @@ _SUMMARY_SECONDS: Final = 30.0
 
 
 def set_up_logging() -> None:
-    """Sends the guard's lines to stderr from INFO on, once; LiteLLM leaves loggers other than its own without a handler."""
+    """Sends the guard's lines to stderr from INFO on; LiteLLM leaves loggers other than its own without a handler."""
     logger = logging.getLogger(_NAME)
     if logger.handlers:
         return

@@ -53,15 +53,19 @@ def apply_mask(data: dict[str, Any], content: Mapping[str, object], changes: Map
         container[key] = text
 
 
-def _container(data: dict[str, Any], path: Path, sent: str) -> Any:  # noqa: ANN401 - a JSON object or array
+def _container(data: dict[str, Any], path: Path, sent: str) -> Any:
     """The object or array in `data` that holds the string at `path`, which must still be the one that was sent."""
+    container: Any = None
     value: Any = data
-    for key in path[:-1]:
-        value = value[key]
+    try:
+        for key in path:
+            container, value = value, value[key]
+    except (KeyError, IndexError, TypeError):
+        value = None
     # Differs where base64 media was left out of what was sent, or where something else changed the request since.
-    if not isinstance(value, (dict, list)) or value[path[-1]] != sent:
+    if value != sent or not isinstance(container, (dict, list)):
         raise UnmappableMask("the mask does not belong to text of this request")
-    return value
+    return container
 
 
 def _body_of(returned: str) -> Mapping[str, Any]:

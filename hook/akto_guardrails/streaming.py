@@ -52,7 +52,7 @@ class StreamedAnswer:
         body = self._head | {"choices": choices}
         return body | {"usage": answer_body(self._usage)} if self._usage is not None else body
 
-    def _add_chunk(self, chunk: Any) -> None:  # noqa: ANN401 - LiteLLM's chunk types
+    def _add_chunk(self, chunk: Any) -> None:
         if not self._head:
             for name in ("id", "created", "model"):
                 self._head[name] = getattr(chunk, name, None)
@@ -64,7 +64,7 @@ class StreamedAnswer:
         for choice in chunk.choices:
             self._choices.setdefault(getattr(choice, "index", 0) or 0, _Choice()).add(choice)
 
-    def _add_responses_event(self, event: Any) -> None:  # noqa: ANN401 - LiteLLM's event types
+    def _add_responses_event(self, event: Any) -> None:
         # An enum that is a string as well; comparing its value works for both.
         kind = getattr(event.type, "value", event.type)
         if kind == "response.output_text.delta":
@@ -81,7 +81,7 @@ class _Choice:
         self._tool_calls: dict[int, dict[str, str]] = {}
         self._finish_reason: object = None
 
-    def add(self, choice: Any) -> None:  # noqa: ANN401 - LiteLLM's choice types
+    def add(self, choice: Any) -> None:
         self._finish_reason = getattr(choice, "finish_reason", None) or self._finish_reason
         self._add_text("text", getattr(choice, "text", None))
         delta = getattr(choice, "delta", None)
@@ -96,7 +96,7 @@ class _Choice:
         if isinstance(text, str):
             self._texts.setdefault(name, []).append(text)
 
-    def _add_tool_call(self, call: Any) -> None:  # noqa: ANN401 - LiteLLM's tool call types
+    def _add_tool_call(self, call: Any) -> None:
         known = self._tool_calls.setdefault(getattr(call, "index", 0) or 0, {"id": "", "name": "", "arguments": ""})
         function = getattr(call, "function", None)
         known["id"] = known["id"] or getattr(call, "id", None) or ""

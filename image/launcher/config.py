@@ -103,7 +103,9 @@ def _load(path: Path, role: str) -> dict[str, Any]:
             f"The {role} {path} does not exist.", "Mount it there, or correct the path the container is given."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The {role} {path} cannot be read: {_why(path, error)}.", _how_to_make_readable(path)) from None
+        raise ConfigError(
+            f"The {role} {path} cannot be read: {_why(path, error)}.", _how_to_make_readable(path)
+        ) from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -1,0 +1,90 @@
+"""What the guardrails service would say: rules of words and masks, and sessions that stay blocked."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+Verdict = dict[str, Any]
+
+# Words that set a rule off, by the policy's behaviour and the reason it gives.
+DEFAULT_WORDS: dict[str, tuple[str, str]] = {
+    "ignore all previous instructions": ("block", "Prompt injection detected"),
+    "zebra-block": ("block", "Prompt injection detected"),
+    "zebra-alert": ("alert", "PII detected"),
+    "zebra-warn": ("warn", "PII detected"),
+    "zebra-approval": ("approval", "Needs human approval"),
+    "zebra-silent": ("", "Toxic content"),
+    "zebra-unknown": ("quarantine", "Toxic content"),
+}
+DEFAULT_MASKS: dict[str, str] = {r"\b\d{4}-\d{4}-\d{4}-\d{4}\b": "<CREDIT_CARD>"}
+
+
+@dataclass
+class Policy:
+    """Rules applied to the raw payload string, as the service does without a guardrail schema."""
+
+    words: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(DEFAULT_WORDS))
+    masks: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_MASKS))
+    malicious_sessions: set[str] = field(default_factory=set)
+
+    def judge(self, payload: str | None, headers: str | None) -> Verdict:
+        """The verdict object on one payload string."""
+        if not payload or payload == "{}":
+            return verdict(reason="No request body provided")
+        session, request_id = _session(headers)
+        if session in self.malicious_sessions:
+            return verdict(allowed=False, reason="Session blocked due to previous malicious activity")
+        for word, (behaviour, reason) in self.words.items():
+            if word in payload.lower():
+                if session and request_id and behaviour == "block":
+                    self.malicious_sessions.add(session)
+                return verdict(allowed=False, behaviour=behaviour, reason=reason)
+        masked = payload
+        for pattern, replacement in self.masks.items():
+            masked = re.sub(pattern, replacement, masked)
+        # Go escapes these when it writes JSON; a client must not take that for a mask.
+        escaped = masked.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        return verdict(modified=masked != payload, payload=escaped if masked != payload else "")
+
+
+def verdict(
+    *, allowed: bool = True, modified: bool = False, payload: str = "", reason: str = "", behaviour: str = ""
+) -> Verdict:
+    return {
+        "Allowed": allowed,
+        "Modified": modified,
+        "ModifiedPayload": payload,
+        "Reason": reason,
+        "Metadata": {},
+        "behaviour": behaviour,
+    }
+
+
+def merged(request: Verdict, response: Verdict) -> Verdict:
+    """The shape when both guardrails ran: the request's verdict with `Allowed` of both, and the two sides."""
+    return {
+        **request,
+        "Allowed": request["Allowed"] and response["Allowed"],
+        "requestResult": request,
+        "responseResult": response,
+    }
+
+
+def _session(headers: str | None) -> tuple[str, str]:
+    """Session and request id; one value that is not a string makes the service drop all headers."""
+    try:
+        parsed = json.loads(headers or "{}")
+    except ValueError:
+        return "", ""
+    if not isinstance(parsed, dict) or not all(isinstance(value, str) for value in parsed.values()):
+        return "", ""
+    sessions = ("x-akto-installer-akto_session_id", "x-session-id", "x-conversation-id", "x-user-id")
+    requests = ("x-kong-request-id", "x-request-id", "request-id")
+    return _first(parsed, sessions), _first(parsed, requests)
+
+
+def _first(headers: dict[str, str], names: tuple[str, ...]) -> str:
+    return next((headers[name] for name in names if headers.get(name)), "")

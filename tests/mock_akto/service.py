@@ -1,0 +1,200 @@
+"""The service's HTTP surface, a log of all it received, and a control surface below `/_mock`.
+
+Control: `GET|DELETE /_mock/calls`; `PUT|DELETE /_mock/answer/{check|record}` with the `http` part of a fixture
+(status, headers, body or raw_body, delay_ms, connection, times); `PUT /_mock/token` with the one that is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from mock_akto.limits import Refused, read_envelope
+from mock_akto.policy import Policy, merged, verdict
+
+ERROR_PAGE = "<html><head><title>Error {0}</title></head><body><h2>HTTP ERROR {0}</h2></body></html>"
+
+
+@dataclass
+class State:
+    policy: Policy = field(default_factory=Policy)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    token: str = ""
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+
+STATE = web.AppKey("state", State)
+
+
+def application() -> web.Application:
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app[STATE] = State(token=os.environ.get("MOCK_AKTO_TOKEN", ""))
+    app.router.add_get("/healthCheck", _health)
+    app.router.add_get("/api/auth-check", _auth_check)
+    app.router.add_route("*", "/api/http-proxy", _http_proxy)
+    app.router.add_get("/_mock/calls", _calls)
+    app.router.add_delete("/_mock/calls", _reset)
+    app.router.add_put("/_mock/answer/{kind}", _set_answer)
+    app.router.add_delete("/_mock/answer/{kind}", _unset_answer)
+    app.router.add_put("/_mock/token", _set_token)
+    return app
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"success": True})
+
+
+async def _auth_check(request: web.Request) -> web.Response:
+    return web.json_response({"success": True}) if _authorised(request) else _page(401)
+
+
+async def _http_proxy(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    state.in_flight += 1
+    state.most_in_flight = max(state.most_in_flight, state.in_flight)
+    try:
+        return await _handle(request, state)
+    finally:
+        state.in_flight -= 1
+
+
+async def _handle(request: web.Request, state: State) -> web.StreamResponse:
+    kind = _kind(request)
+    text = await request.text()
+    call = {
+        "kind": kind,
+        "query": dict(request.query),
+        "method": request.method,
+        "content_type": request.headers.get("Content-Type", ""),
+        "authorization": request.headers.get("Authorization", ""),
+        "body": _json_or_none(text),
+        "verdict": None,
+    }
+    state.calls.append(call)
+    scripted = _scripted_answer(state, kind)
+    if scripted is not None:
+        return await _play(request, call, scripted)
+    return _answer(request, state, call, text)
+
+
+def _answer(request: web.Request, state: State, call: dict[str, Any], text: str) -> web.Response:
+    if not _authorised(request):
+        return _noted(call, _page(401))
+    if request.content_type != "application/json":
+        return _noted(call, _failure("Missing required field: requestPayload", "requestPayload is required"))
+    try:
+        envelope = read_envelope(text)
+    except Refused:
+        return _noted(call, _page(500))
+    if not envelope.get("requestPayload"):
+        return _noted(call, _failure("Missing required field: requestPayload", "requestPayload is required"))
+    data: dict[str, Any] = {"success": True, "message": "Request processed successfully"}
+    result = _judge(request, state.policy, envelope)
+    if result is not None:
+        data["guardrailsResult"] = call["verdict"] = result
+    return _noted(call, web.json_response({**data, "data": data}))
+
+
+def _judge(request: web.Request, policy: Policy, envelope: dict[str, str | None]) -> dict[str, Any] | None:
+    ask_request, ask_response = _on(request, "guardrails"), _on(request, "response_guardrails")
+    on_request = policy.judge(envelope.get("requestPayload"), envelope.get("requestHeaders")) if ask_request else None
+    answer = envelope.get("responsePayload")
+    if not ask_response:
+        return on_request
+    on_response = policy.judge(answer, None) if answer else verdict(reason="No response body provided")
+    return on_response if on_request is None else merged(on_request, on_response)
+
+
+async def _play(request: web.Request, call: dict[str, Any], answer: dict[str, Any]) -> web.StreamResponse:
+    if answer.get("delay_ms"):
+        await asyncio.sleep(answer["delay_ms"] / 1000)
+    if answer.get("connection") in ("reset", "refused"):
+        call["status"] = None
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+    body = answer.get("raw_body", json.dumps(answer.get("body")))
+    response = web.Response(status=answer.get("status", 200), body=body.encode())
+    response.headers.update(answer.get("headers", {}))
+    return _noted(call, response)
+
+
+def _scripted_answer(state: State, kind: str) -> dict[str, Any] | None:
+    answer = state.answers.get(kind)
+    if answer is not None and "times" in answer:
+        answer["times"] -= 1
+        if answer["times"] <= 0:
+            del state.answers[kind]
+    return answer
+
+
+def _kind(request: web.Request) -> str:
+    checks = _on(request, "guardrails") or _on(request, "response_guardrails")
+    records = _on(request, "ingest_data")
+    return "check+record" if checks and records else "check" if checks else "record"
+
+
+def _on(request: web.Request, flag: str) -> bool:
+    return request.query.get(flag, "").lower() == "true"
+
+
+def _authorised(request: web.Request) -> bool:
+    token = request.app[STATE].token
+    return not token or request.headers.get("Authorization") == token
+
+
+def _page(status: int) -> web.Response:
+    return web.Response(status=status, text=ERROR_PAGE.format(status), content_type="text/html")
+
+
+def _failure(message: str, error: str) -> web.Response:
+    data = {"success": False, "message": message, "error": error}
+    return web.json_response({"success": False, "message": message, "data": data}, status=422)
+
+
+def _noted(call: dict[str, Any], response: web.Response) -> web.Response:
+    call["status"] = response.status
+    return response
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+async def _calls(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    return web.json_response({"calls": state.calls, "most_in_flight": state.most_in_flight})
+
+
+async def _reset(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    state.calls.clear()
+    state.answers.clear()
+    state.policy = Policy()
+    state.most_in_flight = 0
+    return web.json_response({})
+
+
+async def _set_answer(request: web.Request) -> web.Response:
+    request.app[STATE].answers[request.match_info["kind"]] = await request.json()
+    return web.json_response({})
+
+
+async def _unset_answer(request: web.Request) -> web.Response:
+    request.app[STATE].answers.pop(request.match_info["kind"], None)
+    return web.json_response({})
+
+
+async def _set_token(request: web.Request) -> web.Response:
+    request.app[STATE].token = (await request.json())["token"]
+    return web.json_response({})

@@ -1,0 +1,1 @@
+"""A stand-in for model providers: OpenAI chat, completions, embeddings and Responses, Anthropic messages."""
