@@ -22,17 +22,21 @@ base() {
     exec /app/docker/prod_entrypoint.sh "$@"
 }
 
+# A component named by the environment comes without arguments; the image's default command is none of the operator's.
+if [ -n "${LITELLM_COMPONENT-}" ] && [ "$*" = "--port 4000" ]; then
+    set --
+fi
+
 case "${1-}" in
-    '')
-        case "${LITELLM_COMPONENT-}" in
-            '' | proxy | gateway) guarded "$@" ;;
-            *) base "$@" ;;
-        esac
-        ;;
-    -* | litellm | proxy | gateway) guarded "$@" ;;
+    '' | -*) word=${LITELLM_COMPONENT:-proxy} ;;
+    *) word=$1 ;;
+esac
+
+case "$word" in
+    litellm | proxy | gateway) guarded "$@" ;;
     backend | ui | migrations | metrics | collector) base "$@" ;;
     *)
-        command -v -- "$1" >/dev/null 2>&1 && exec "$@"
+        command -v -- "$word" >/dev/null 2>&1 && exec "$@"
         base "$@"
         ;;
 esac

@@ -19,6 +19,7 @@ EX_CONFIG: Final = 78
 # The newest base image dispatches component words, the older one takes options only.
 _UNIFIED_ENTRYPOINT: Final = Path("/app/docker-entrypoint.sh")
 _OLDER_ENTRYPOINT: Final = Path("/app/docker/prod_entrypoint.sh")
+_HERE: Final = Path(__file__).resolve().parents[1]
 _STARTUP_HOOK: Final = "akto_guardrails.worker_startup:ensure_guarded"
 
 
@@ -42,21 +43,20 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
     _keep_second_layer(environment)
     if str(plan.temporary) != "/tmp":  # noqa: S108 - LiteLLM needs one as well and would not look elsewhere
         environment["TMPDIR"] = str(plan.temporary)
+    if not environment.get("CONFIG_FILE_PATH"):
+        # Set but empty it makes LiteLLM load nothing at all.
+        environment.pop("CONFIG_FILE_PATH", None)
     if plan.config is None:
-        _say(plan, f"bucket {environment['LITELLM_CONFIG_BUCKET_NAME']}, guarded in each worker")
+        _say(plan, f"{plan.without_file}; guarded in each worker")
         return arguments
     shadow = shadows_the_guard(plan.source)
     if shadow is not None:
         print(f"guarded-litellm: {shadow} has the name of the guard's own package and is not used", file=sys.stderr)
-    copy = str(write_private(plan.config, plan.source, plan.temporary))
     _say(plan, "none given, one was generated" if plan.source.path is None else str(plan.source.path))
-    if environment.get("CONFIG_FILE_PATH"):
-        environment["CONFIG_FILE_PATH"] = copy
-        return arguments
-    # Set but empty, LiteLLM would load no config at all.
-    environment.pop("CONFIG_FILE_PATH", None)
+    copy = str(write_private(plan.config, plan.source, plan.temporary))
     # The gateway takes no --config, and a component named by the environment no command line.
-    if "gateway" in (arguments.word, environment.get("LITELLM_COMPONENT")):
+    by_environment = "gateway" in (arguments.word, environment.get("LITELLM_COMPONENT"))
+    if by_environment or "CONFIG_FILE_PATH" in environment:
         environment["CONFIG_FILE_PATH"] = copy
         return arguments
     return arguments.with_config(copy)
@@ -64,11 +64,11 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
 
 def _keep_second_layer(environment: MutableMapping[str, str]) -> None:
     """An operator's own PYTHONPATH or startup hooks replace the image's; ours goes back in front."""
-    hook_directory = str(Path(__file__).resolve().parents[1] / "hook")
-    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    launcher_directory = str(Path(__file__).resolve().parents[1])
-    paths = [path for path in paths if path not in (hook_directory, launcher_directory)]
-    environment["PYTHONPATH"] = os.pathsep.join([hook_directory, *paths])
+    hook_directory = _HERE / "hook"
+    # The directory of the launcher itself is on the path only to start it.
+    others = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    others = [path for path in others if Path(path) not in (hook_directory, _HERE)]
+    environment["PYTHONPATH"] = os.pathsep.join([str(hook_directory), *others])
     hooks = [hook.strip() for hook in environment.get("LITELLM_WORKER_STARTUP_HOOKS", "").split(",") if hook.strip()]
     if _STARTUP_HOOK not in hooks:
         environment["LITELLM_WORKER_STARTUP_HOOKS"] = ",".join([_STARTUP_HOOK, *hooks])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _CONFIG_OPTIONS: Final = ("--config", "-c")
+_MODEL_OPTIONS: Final = ("--model", "-m")
 _INFORMATION: Final = frozenset({"--help", "--version", "-v"})
 # Words that name the proxy. The older base image's entrypoint puts `litellm` in front of its arguments itself.
 _PROXY_WORDS: Final = frozenset({"litellm", "proxy"})
@@ -29,6 +30,11 @@ class Arguments:
         """The config path given on the command line; the last one counts, as LiteLLM's own parser has it."""
         found = [path for _, _, path in _config_options(self.options)]
         return found[-1] if found else None
+
+    @property
+    def names_a_model(self) -> bool:
+        """Whether the one model to serve is given on the command line."""
+        return any(option in _MODEL_OPTIONS or option.startswith("--model=") for option in self.options)
 
     def with_config(self, path: str) -> Arguments:
         """The same command line with `path` in place of every config option, or added."""

@@ -103,9 +103,8 @@ def _load(path: Path, role: str) -> dict[str, Any]:
             f"The {role} {path} does not exist.", "Mount it there, or correct the path the container is given."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The {role} {path} cannot be read: {_why(path, error)}.", _how_to_make_readable(path)
-        ) from None
+        what = f"The {role} {path} cannot be read: {_why(path, error)}."
+        raise ConfigError(what, _how_to_make_readable(path, error)) from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -120,18 +119,31 @@ def _why(path: Path, error: OSError | UnicodeDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 text (byte {error.start})"
     why = (error.strerror or type(error).__name__).lower()
-    try:
-        status = path.stat()
-    except OSError:
-        return f"{why} for user {os.getuid()}"
+    if not isinstance(error, PermissionError):
+        return why
+    place, status = _closed_place(path)
+    what = "it" if place == path else f"the directory {place}"
     mode = stat.S_IMODE(status.st_mode)
-    return f"{why} for user {os.getuid()}; it belongs to user {status.st_uid} with mode {mode:04o}"
+    return f"{why} for user {os.getuid()}; {what} belongs to user {status.st_uid} with mode {mode:04o}"
 
 
-def _how_to_make_readable(path: Path) -> str:
-    if path.is_dir():
-        return "That is a directory: mount the file itself, or name the file in it."
-    return f"Make it readable on the host, for example chmod 0644 {path.name}, or run as its owner."
+def _closed_place(path: Path) -> tuple[Path, os.stat_result]:
+    """Where reading `path` is refused: the directory that may not be entered, else the file itself."""
+    place, status = Path("/"), Path("/").stat()
+    for candidate in (*reversed(path.absolute().parents), path.absolute()):
+        try:
+            place, status = candidate, candidate.stat()
+        except OSError:
+            break
+    return place, status
+
+
+def _how_to_make_readable(path: Path, error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return "Mount the file itself there, or name the file in that directory."
+    if isinstance(error, PermissionError):
+        return "Make it readable for that user (chmod 0644 for a file, 0755 for a directory), or run as its owner."
+    return "Save it as text in UTF-8."
 
 
 def _where(error: yaml.YAMLError) -> str:

@@ -27,11 +27,16 @@ class NotReady(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was found to be in order. `config` is None when LiteLLM takes its config from a bucket, not from a file."""
+    """What was found to be in order.
+
+    `config` is the config with the callback injected; None when LiteLLM is to start without a file, for the reason in
+    `without_file`. The startup hook then guards the workers alone.
+    """
 
     settings: Settings
     source: Source
     config: Mapping[str, Any] | None
+    without_file: str | None
     temporary: Path
 
 
@@ -46,8 +51,9 @@ def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:
         settings = load_settings(environment)
     except SettingsError as error:
         problems += error.problems
+    without_file = _reason_without_file(arguments, environment)
     try:
-        if not environment.get("LITELLM_CONFIG_BUCKET_NAME"):
+        if without_file is None:
             source = _source(arguments, environment)
             config = injected(source)
     except ConfigError as error:
@@ -58,7 +64,18 @@ def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:
         problems.append(Problem(error.what, error.fix))
     if problems or settings is None or temporary is None:
         raise NotReady(tuple(problems))
-    return Plan(settings, source, config, temporary)
+    return Plan(settings, source, config, without_file, temporary)
+
+
+def _reason_without_file(arguments: Arguments, environment: Mapping[str, str]) -> str | None:
+    """Why LiteLLM would not read an injected file, or would serve something else if it did; None when it would."""
+    bucket = environment.get("LITELLM_CONFIG_BUCKET_NAME")
+    if bucket:
+        return f"in bucket {bucket}"
+    if arguments.names_a_model and arguments.config is None and not environment.get("CONFIG_FILE_PATH"):
+        # With any config file LiteLLM 1.106.2 looks for the model in that file's list alone.
+        return "none, the model is on the command line"
+    return None
 
 
 def _source(arguments: Arguments, environment: Mapping[str, str]) -> Source:

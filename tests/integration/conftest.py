@@ -17,7 +17,7 @@ if subprocess.run(["docker", "pull", "--quiet", _RYUK], capture_output=True, che
 import docker  # noqa: E402
 from testcontainers.core.network import Network  # noqa: E402
 
-from integration.containers import GuardedProxy, MockAkto, MockLlm  # noqa: E402
+from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm  # noqa: E402
 
 StartProxy = Callable[..., GuardedProxy]
 
@@ -79,8 +79,9 @@ def shared_proxy(
         settings = tuple(sorted(env.items()))
         if settings not in started:
             proxy = GuardedProxy(network, tmp_path_factory.mktemp("config"), env=env)
+            proxy.container.start()
             _used.append(proxy)
-            started[settings] = proxy.start()
+            started[settings] = proxy.wait_until_ready("/health/readiness", READY_SECONDS)
         elif started[settings] not in _used:
             _used.append(started[settings])
         return started[settings]
@@ -103,9 +104,10 @@ def start_proxy(
 
     def start(*, wait: bool = True, **options: Any) -> GuardedProxy:
         proxy = GuardedProxy(network, tmp_path_factory.mktemp("config"), **options)
+        proxy.container.start()
         own.append(proxy)
         _used.append(proxy)
-        return proxy.start(wait=wait)
+        return proxy.wait_until_ready("/health/readiness", READY_SECONDS) if wait else proxy
 
     yield start
     for proxy in own:

@@ -190,19 +190,18 @@ class GuardedProxy(Service):
         env: Mapping[str, str] | None = None,
         command: Sequence[str] | None = ("--config", "/etc/litellm/config.yaml"),
         image: str = IMAGE,
+        tmpfs: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         write_config(directory, proxy_config() if config is None else config, files or {})
         container = DockerContainer(image, **kwargs)
         if command is not None:
             container.with_command(list(command))
+        for path in tmpfs:
+            container.with_tmpfs_mount(path)
         container.with_network(network).with_volume_mapping(str(directory), "/etc/litellm", "ro")
         container.with_envs(**(proxy_environment() | dict(env or {})))
         super().__init__(container, 4000)
-
-    def start(self, *, wait: bool = True) -> Self:
-        self.container.start()
-        return self.wait_until_ready("/health/readiness", READY_SECONDS) if wait else self
 
     def post(
         self,

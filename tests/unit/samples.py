@@ -1,0 +1,70 @@
+"""Settings, callers and requests that several of the unit tests start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from akto_guardrails.envelope import Sender
+from akto_guardrails.exchange import Exchange
+from akto_guardrails.identity import Identity
+from akto_guardrails.settings import Settings, load_settings
+
+REQUIRED: Mapping[str, str] = {"DATA_INGESTION_SERVICE_URL": "https://akto.test", "AKTO_API_TOKEN": "raw-token"}
+SENDER = Sender(account_id="1000000", vxlan_id="0", context_source="AGENTIC", observing=False)
+CARD = "My card is 4111-1111-1111-1111, refund me"
+MASKED_CARD = "My card is <CREDIT_CARD>, refund me"
+
+
+@dataclass
+class Key:
+    """What the guard reads of LiteLLM's auth object."""
+
+    key_alias: str | None = None
+    team_alias: str | None = None
+    team_id: str | None = None
+    user_id: str | None = None
+    request_route: str | None = "/v1/chat/completions"
+
+
+@dataclass
+class LoggingObject:
+    """What the guard reads of LiteLLM's logging object."""
+
+    litellm_call_id: object = field(default="call-1")
+
+
+def settings(**environment: str) -> Settings:
+    """Settings from the required variables and `environment`."""
+    return load_settings({**REQUIRED, **environment})
+
+
+def chat(text: str = "hello", **entries: Any) -> dict[str, Any]:
+    """A chat request as LiteLLM hands it to a pre-call hook."""
+    return {
+        "model": "gpt-4o-mini",
+        "messages": [{"role": "user", "content": text}],
+        "litellm_call_id": "call-1",
+        **entries,
+    }
+
+
+def identity(**changes: Any) -> Identity:
+    """The identity behind a request."""
+    values = {
+        "collection": "checkout-agent",
+        "call_id": "call-1",
+        "route": "/v1/chat/completions",
+        "client_ip": "203.0.113.7",
+        "headers": {"host": "checkout-agent", "content-type": "application/json"},
+        "key_alias": "checkout",
+        "team_id": "team-7",
+        "user_id": "user-9",
+    }
+    return Identity(**(values | changes))
+
+
+def exchange(call_id: str, data: Mapping[str, object] | None = None, call_type: str = "acompletion") -> Exchange:
+    """An exchange whose answer is still to come."""
+    return Exchange({} if data is None else data, identity(call_id=call_id), {}, call_type, "{}")

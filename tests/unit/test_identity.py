@@ -1,0 +1,203 @@
+"""Who sent a request, and what of its headers Akto gets to see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from samples import Key, LoggingObject
+
+from akto_guardrails.identity import Identity, call_id_of, identity_of, route_of
+
+
+def identify(
+    data: dict[str, Any] | None = None, key: Key | None = None, *, trust: bool = True, forward: frozenset[str] = frozenset()
+) -> Identity:
+    """The identity behind `data`."""
+    return identity_of(
+        {} if data is None else data,
+        Key() if key is None else key,
+        default_collection="llm.example.com",
+        trust_client_agent_name=trust,
+        forward_headers=forward,
+    )
+
+
+def with_headers(**headers: object) -> dict[str, Any]:
+    """A request with these client headers; an underscore stands for a hyphen."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return {"litellm_call_id": "call-1", "proxy_server_request": {"headers": named}}
+
+
+@pytest.mark.parametrize(
+    ("agent_name", "key_alias", "team_alias", "expected"),
+    [
+        ("agent", "key", "team", "agent"),
+        (None, "key", "team", "key"),
+        ("  ", "key", "team", "key"),
+        (7, "key", "team", "key"),
+        (None, None, "team", "team"),
+        (None, "", "team", "team"),
+        (None, None, None, "llm.example.com"),
+    ],
+)
+@pytest.mark.parametrize("bucket", ["metadata", "litellm_metadata"])
+def test_agent_then_key_then_team_then_proxy_name_the_collection_on_every_route(
+    bucket: str, agent_name: object, key_alias: str | None, team_alias: str | None, expected: str
+) -> None:
+    found = identify({bucket: {"agent_name": agent_name}}, Key(key_alias=key_alias, team_alias=team_alias))
+    assert found.collection == expected
+    assert found.headers["host"] == expected
+
+
+def test_an_agent_name_counts_wherever_litellm_keeps_the_clients_metadata() -> None:
+    data = {"litellm_metadata": {"user_api_key_alias": "key"}, "metadata": {"agent_name": "agent"}}
+    assert identify(data, Key(key_alias="key")).collection == "agent"
+
+
+def test_a_caller_who_is_not_trusted_does_not_choose_the_collection() -> None:
+    data = {"metadata": {"agent_name": "agent"}}
+    assert identify(data, Key(key_alias="key"), trust=False).collection == "key"
+    assert identify(data, trust=False).collection == "llm.example.com"
+
+
+def test_a_collection_is_a_name_the_service_keeps() -> None:
+    assert identify(key=Key(key_alias="Checkout Agent")).collection.startswith("checkout-agent-")
+
+
+@pytest.mark.parametrize("metadata", [None, "text", ["agent_name"], 7])
+def test_metadata_that_is_no_mapping_does_no_harm(metadata: object) -> None:
+    assert identify({"metadata": metadata}, Key(key_alias="key")).collection == "key"
+
+
+def test_only_listed_headers_are_mirrored() -> None:
+    found = identify(
+        with_headers(
+            User_Agent="curl/8",
+            traceparent="00-1",
+            x_forwarded_for="203.0.113.7",
+            x_auth_token="secret",
+            x_access_token="secret",
+            cookie="secret",
+            authorization="secret",
+            x_tenant="blue",
+        )
+    )
+    assert found.headers == {
+        "user-agent": "curl/8",
+        "traceparent": "00-1",
+        "x-forwarded-for": "203.0.113.7",
+        "host": "llm.example.com",
+        "content-type": "application/json",
+        "x-request-id": "call-1",
+    }
+
+
+def test_the_operator_can_add_headers_to_the_list() -> None:
+    found = identify(with_headers(X_Tenant="blue", x_other="no"), forward=frozenset({"x-tenant"}))
+    assert found.headers["x-tenant"] == "blue"
+    assert "x-other" not in found.headers
+
+
+def test_headers_that_group_a_request_are_the_guards_own() -> None:
+    data = with_headers(host="evil", content_type="text/html", content_length="9", x_session_id=" ", x_request_id="r-1")
+    forward = frozenset({"host", "content-type", "content-length", "x-session-id", "x-request-id"})
+    assert identify(data, forward=forward).headers == {
+        "host": "llm.example.com",
+        "content-type": "application/json",
+        "x-request-id": "r-1",
+    }
+
+
+@pytest.mark.parametrize("header", ["x-user-id", "x-conversation-id", "x-kong-request-id", "request-id"])
+def test_stray_headers_do_not_join_strangers_into_one_session(header: str) -> None:
+    found = identify({"proxy_server_request": {"headers": {header: "shared"}}})
+    assert "shared" not in found.headers.values()
+
+
+def test_header_values_that_are_no_strings_are_left_out() -> None:
+    assert "accept" not in identify(with_headers(accept=7)).headers
+
+
+@pytest.mark.parametrize("request_entry", [None, "text", {}, {"headers": None}, {"headers": "text"}])
+def test_a_request_without_headers_has_the_guards_own_only(request_entry: object) -> None:
+    found = identify({"proxy_server_request": request_entry})
+    assert found.headers == {"host": "llm.example.com", "content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("data", "session"),
+    [
+        (with_headers(x_session_id="a", x_litellm_session_id="b"), "a"),
+        (with_headers(X_LiteLLM_Session_Id="b", x_litellm_trace_id="c"), "b"),
+        (with_headers(x_litellm_trace_id=" c "), "c"),
+        ({"metadata": {"session_id": "d"}}, "d"),
+        ({"litellm_metadata": {"session_id": "e"}, "metadata": {"session_id": "d"}}, "e"),
+        ({**with_headers(x_session_id="  "), "metadata": {"session_id": "d"}}, "d"),
+    ],
+)
+def test_the_session_is_the_one_the_caller_named(data: dict[str, Any], session: str) -> None:
+    assert identify(data).headers["x-session-id"] == session
+
+
+def test_without_a_session_none_is_made_up() -> None:
+    assert "x-session-id" not in identify({**with_headers(accept="*/*"), "metadata": {"session_id": 7}}).headers
+
+
+def test_the_request_id_is_the_clients_or_else_the_call_id() -> None:
+    assert identify(with_headers(x_request_id="r-1")).headers["x-request-id"] == "r-1"
+    assert identify(with_headers()).headers["x-request-id"] == "call-1"
+    assert "x-request-id" not in identify({}).headers
+
+
+@pytest.mark.parametrize("bucket", ["metadata", "litellm_metadata"])
+def test_the_client_address_is_the_peer_litellm_saw_and_not_what_a_header_says(bucket: str) -> None:
+    data = {**with_headers(x_forwarded_for="6.6.6.6", x_real_ip="6.6.6.6"), bucket: {"requester_ip_address": "10.1.2.3"}}
+    assert identify(data).client_ip == "10.1.2.3"
+
+
+def test_an_unknown_client_address_is_not_taken_from_a_header() -> None:
+    assert identify(with_headers(x_forwarded_for="6.6.6.6")).client_ip == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("data", "call_id"),
+    [
+        ({"litellm_call_id": "a"}, "a"),
+        ({"litellm_logging_obj": LoggingObject("b")}, "b"),
+        ({"litellm_call_id": "", "litellm_logging_obj": LoggingObject("b")}, "b"),
+        ({"litellm_call_id": 7, "litellm_logging_obj": LoggingObject(7)}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_call_id_is_in_the_request_or_on_its_logging_object(data: dict[str, Any], call_id: str) -> None:
+    assert call_id_of(data) == call_id
+    assert identify(data).call_id == call_id
+
+
+@pytest.mark.parametrize("bucket", ["metadata", "litellm_metadata"])
+def test_the_route_is_read_from_litellms_metadata_when_the_auth_object_has_none(bucket: str) -> None:
+    data = {bucket: {"user_api_key_request_route": "/v1/messages"}}
+    assert route_of(data, Key(request_route=None)) == "/v1/messages"
+
+
+def test_the_route_is_read_from_the_auth_object_when_there_is_no_metadata() -> None:
+    assert route_of({}, Key(request_route="/anthropic/v1/messages")) == "/anthropic/v1/messages"
+
+
+def test_a_caller_cannot_name_another_route_in_a_body_that_is_passed_through() -> None:
+    body = {"messages": [], "metadata": {"user_api_key_request_route": "/health"}}
+    assert route_of(body, Key(request_route="/anthropic/v1/messages")) == "/anthropic/v1/messages"
+
+
+def test_an_unknown_route_is_taken_for_chat() -> None:
+    assert route_of({}, Key(request_route=None)) == "/v1/chat/completions"
+
+
+def test_key_team_and_user_come_from_the_auth_object() -> None:
+    found = identify(
+        {"metadata": {"user_api_key_alias": "forged", "user_api_key_user_id": "forged"}},
+        Key(key_alias="key", team_id="team-7", user_id="user-9"),
+    )
+    assert (found.key_alias, found.team_id, found.user_id) == ("key", "team-7", "user-9")
+    assert (identify().key_alias, identify().team_id, identify().user_id) == ("", "", "")

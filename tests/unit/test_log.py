@@ -1,0 +1,46 @@
+"""Repeated log lines, and where lines go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from akto_guardrails.log import RateLimited, set_up_logging
+
+
+@pytest.fixture
+def guard_logger() -> Iterator[logging.Logger]:
+    """The guard's logger, put back as it was afterwards."""
+    logger = logging.getLogger("akto_guardrails")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    yield logger
+    logger.level, logger.propagate, logger.handlers = before[0], before[1], before[2]
+
+
+def test_the_first_line_comes_at_once_and_the_next_after_half_a_minute_with_the_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 1000.0
+    limited = RateLimited(logging.getLogger("test"), logging.WARNING, clock=lambda: now)
+    limited.log("failed: %s", "a")
+    for now in (1001.0, 1010.0, 1029.9):
+        limited.log("failed: %s", "b")
+    now = 1030.0
+    limited.log("failed: %s", "c")
+    now = 1061.0
+    limited.log("failed: %s", "d")
+    assert [line.getMessage() for line in caplog.records] == [
+        "failed: a",
+        "failed: c (3 more like it since the last line)",
+        "failed: d",
+    ]
+
+
+def test_lines_of_the_guard_go_to_stderr_once(guard_logger: logging.Logger, capsys: pytest.CaptureFixture) -> None:
+    guard_logger.handlers = []
+    set_up_logging()
+    set_up_logging()
+    logging.getLogger("akto_guardrails.guard").info("GuardrailsHandler initialized")
+    assert capsys.readouterr().err.count("GuardrailsHandler initialized") == 1

@@ -1,0 +1,242 @@
+"""Putting a streamed answer together again."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from akto_guardrails.streaming import StreamedAnswer, body_of_events
+
+
+def chunk(*choices: SimpleNamespace, **fields: object) -> SimpleNamespace:
+    """One chunk of a chat stream."""
+    head = {"id": "chatcmpl-1", "created": 1, "model": "gpt-4o-mini", "object": "chat.completion.chunk"}
+    return SimpleNamespace(**(head | fields), choices=list(choices))
+
+
+def choice(index: int = 0, finish_reason: str | None = None, **delta: object) -> SimpleNamespace:
+    """One choice of a chunk."""
+    return SimpleNamespace(index=index, finish_reason=finish_reason, delta=SimpleNamespace(**delta))
+
+
+def call(index: int, id: str | None = None, name: str | None = None, arguments: str | None = None) -> SimpleNamespace:
+    """One piece of a tool call."""
+    return SimpleNamespace(index=index, id=id, function=SimpleNamespace(name=name, arguments=arguments))
+
+
+def body_of(*items: object) -> Any:
+    """The answer that a stream of `items` amounts to."""
+    answer = StreamedAnswer()
+    for item in items:
+        answer.add(item)
+    return answer.body()
+
+
+def test_the_pieces_of_a_chat_answer_become_one_message() -> None:
+    assert body_of(
+        chunk(choice(role="assistant", content="")),
+        chunk(choice(content="Hel")),
+        chunk(choice(content="lo")),
+        chunk(choice(content=None)),
+        chunk(choice(finish_reason="stop", content=None)),
+    ) == {
+        "id": "chatcmpl-1",
+        "created": 1,
+        "model": "gpt-4o-mini",
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}},
+        ],
+    }
+
+
+def test_choices_are_kept_apart_and_in_order() -> None:
+    body = body_of(
+        chunk(choice(1, content="b")),
+        chunk(choice(0, content="a"), choice(1, content="B")),
+        chunk(choice(0, "length", content="A"), choice(1, "stop")),
+    )
+    assert [(each["index"], each["message"]["content"], each["finish_reason"]) for each in body["choices"]] == [
+        (0, "aA", "length"),
+        (1, "bB", "stop"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "refusal"])
+def test_reasoning_and_refusals_are_kept(name: str) -> None:
+    body = body_of(chunk(choice(**{name: "I "})), chunk(choice(**{name: "think"})))
+    assert body["choices"][0]["message"] == {"role": "assistant", name: "I think"}
+
+
+def test_the_pieces_of_tool_calls_are_joined_by_their_index() -> None:
+    body = body_of(
+        chunk(choice(tool_calls=[call(0, "call_a", "weather", "")])),
+        chunk(choice(tool_calls=[call(0, arguments='{"city":')])),
+        chunk(choice(tool_calls=[call(1, "call_b", "time", '{"zone":')])),
+        chunk(choice(tool_calls=[call(0, arguments='"Rome"}'), call(1, arguments='"CET"}')])),
+        chunk(choice(finish_reason="tool_calls", tool_calls=None)),
+    )
+    assert body["choices"][0]["message"]["tool_calls"] == [
+        {"id": "call_a", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}},
+        {"id": "call_b", "type": "function", "function": {"name": "time", "arguments": '{"zone":"CET"}'}},
+    ]
+
+
+def test_usage_comes_from_the_last_chunk_that_has_any() -> None:
+    body = body_of(chunk(choice(content="a"), usage=None), chunk(usage={"total_tokens": 3}))
+    assert body["usage"] == {"total_tokens": 3}
+    assert body["choices"][0]["message"]["content"] == "a"
+
+
+def test_a_text_completion_keeps_its_own_shape() -> None:
+    body = body_of(
+        chunk(SimpleNamespace(index=0, text="one ", finish_reason=None), object="text_completion"),
+        chunk(SimpleNamespace(index=0, text="two", finish_reason="stop"), object="text_completion"),
+    )
+    assert body["object"] == "text_completion"
+    assert body["choices"] == [{"index": 0, "finish_reason": "stop", "text": "one two"}]
+
+
+def test_a_stream_that_ended_early_gives_what_came() -> None:
+    body = body_of(chunk(choice(content="half")))
+    assert body["choices"] == [
+        {"index": 0, "finish_reason": None, "message": {"role": "assistant", "content": "half"}}
+    ]
+
+
+def test_a_stream_in_which_nothing_came_has_no_body() -> None:
+    assert StreamedAnswer().body() is None
+
+
+def test_items_of_an_unknown_kind_are_passed_over() -> None:
+    assert body_of(None, 7, object(), chunk(choice(content="a")))["choices"][0]["message"]["content"] == "a"
+
+
+class _EventType(str, Enum):
+    """Event types as LiteLLM has them: strings that are enum members as well."""
+
+    DELTA = "response.output_text.delta"
+    COMPLETED = "response.completed"
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.failed", "response.incomplete", _EventType.COMPLETED])
+def test_the_final_event_of_a_responses_stream_is_the_answer(kind: str) -> None:
+    body = body_of(
+        SimpleNamespace(type="response.created", response={"id": "early"}),
+        SimpleNamespace(type=_EventType.DELTA, delta="Hel"),
+        SimpleNamespace(type=kind, response={"id": "resp_1", "output": [{"text": "Hello"}]}),
+    )
+    assert body == {"id": "resp_1", "output": [{"text": "Hello"}]}
+
+
+def test_a_responses_stream_without_its_final_event_gives_the_text_so_far() -> None:
+    body = body_of(
+        SimpleNamespace(type=_EventType.DELTA, delta="Hel"),
+        SimpleNamespace(type="response.reasoning.delta", delta="not the text"),
+        SimpleNamespace(type="response.output_text.delta", delta="lo"),
+    )
+    assert body == {"output_text": "Hello"}
+
+
+ANTHROPIC = [
+    {
+        "type": "message_start",
+        "message": {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude",
+            "content": [],
+            "stop_reason": None,
+            "usage": {"input_tokens": 9, "output_tokens": 1},
+        },
+    },
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "ping"},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Gr\u00fc\u00df "}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Gott \U0001f600"}},
+    {"type": "content_block_stop", "index": 1},
+    {
+        "type": "content_block_start",
+        "index": 2,
+        "content_block": {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}},
+    },
+    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": ""}},
+    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": '{"city":'}},
+    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": ' "Rome"}'}},
+    {"type": "content_block_stop", "index": 2},
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 20}},
+    {"type": "message_stop"},
+]
+
+
+def sse(events: list[dict[str, Any]], line_end: str = "\n") -> bytes:
+    """`events` as a server sends them."""
+    return "".join(
+        f"event: {event['type']}{line_end}data: {json.dumps(event, ensure_ascii=False)}{line_end}{line_end}"
+        for event in events
+    ).encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 100_000])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_raw_bytes_split_anywhere_make_the_same_message(size: int, line_end: str) -> None:
+    raw = sse(ANTHROPIC, line_end)
+    body = body_of(*(raw[start : start + size] for start in range(0, len(raw), size)))
+    assert (body["id"], body["role"], body["model"], body["stop_reason"]) == ("msg_1", "assistant", "claude", "tool_use")
+    assert body["usage"] == {"input_tokens": 9, "output_tokens": 20}
+    assert body["content"][:2] == [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "Gr\u00fc\u00df Gott \U0001f600"},
+    ]
+    assert (body["content"][2]["id"], body["content"][2]["name"]) == ("toolu_1", "weather")
+
+
+def test_the_input_of_a_streamed_tool_use_is_the_object_it_is_unstreamed() -> None:
+    assert body_of(sse(ANTHROPIC))["content"][2]["input"] == {"city": "Rome"}
+
+
+def test_an_input_cut_short_is_kept_as_its_text() -> None:
+    body = body_of(sse(ANTHROPIC[:12]))
+    assert body["content"][2]["input"] == '{"city":'
+
+
+def test_text_items_are_taken_like_bytes() -> None:
+    raw = sse(ANTHROPIC).decode()
+    assert body_of(raw[:50], raw[50:].encode()) == body_of(raw.encode())
+
+
+def test_events_of_another_provider_are_listed() -> None:
+    raw = b'data: {"candidates": [{"text": "a"}]}\r\n\r\ndata: {"candidates": [{"text": "b"}]}\r\n\r\n'
+    assert body_of(raw) == {"events": [{"candidates": [{"text": "a"}]}, {"candidates": [{"text": "b"}]}]}
+
+
+def test_lines_that_are_no_events_are_passed_over() -> None:
+    raw = b': comment\nevent: x\nretry: 1\ndata: [DONE]\ndata: {"cut": \ndata: 7\ndata:{"a": 1}\n'
+    assert body_of_events(raw) == {"events": [{"a": 1}]}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"type": "content_block_start"},
+        {"type": "content_block_start", "index": 1, "content_block": None},
+        {"type": "content_block_delta", "index": 0},
+        {"type": "content_block_delta", "delta": {"text": "x"}},
+        {"type": "message_delta", "delta": "text", "usage": 7},
+    ],
+)
+def test_a_malformed_event_does_not_lose_the_rest_of_the_answer(broken: dict[str, Any]) -> None:
+    text = [
+        {"type": "message_start", "message": {"id": "msg_1"}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}},
+    ]
+    assert "Hello" in json.dumps(body_of(sse([*text, broken])))
