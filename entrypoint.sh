@@ -22,19 +22,28 @@ base() {
     exec /app/docker/prod_entrypoint.sh "$@"
 }
 
+# A component that serves no model is not guarded, so the image's startup hook must not ask it for Akto's settings.
+unguarded() {
+    LITELLM_WORKER_STARTUP_HOOKS=$(printf '%s' "${LITELLM_WORKER_STARTUP_HOOKS-}" |
+        sed 's/akto_guardrails\.worker_startup:ensure_guarded,\{0,1\}//')
+    export LITELLM_WORKER_STARTUP_HOOKS
+    base "$@"
+}
+
 # A component named by the environment comes without arguments; the image's default command is none of the operator's.
 if [ -n "${LITELLM_COMPONENT-}" ] && [ "$*" = "--port 4000" ]; then
     set --
 fi
 
 case "${1-}" in
+    --admin-agent) word=backend ;;
     '' | -*) word=${LITELLM_COMPONENT:-proxy} ;;
     *) word=$1 ;;
 esac
 
 case "$word" in
     litellm | proxy | gateway) guarded "$@" ;;
-    backend | ui | migrations | metrics | collector) base "$@" ;;
+    backend | ui | migrations | metrics | collector) unguarded "$@" ;;
     *)
         command -v -- "$word" >/dev/null 2>&1 && exec "$@"
         base "$@"

@@ -24,7 +24,11 @@ _PATH: Final = "/api/http-proxy"
 # Shorter than what servers and load balancers keep idle connections for, so that ours are seldom found closed.
 _IDLE_SECONDS: Final = 15.0
 _LARGEST_ANSWER: Final = 8 * 1024 * 1024
-MOST_CHECKS_AT_ONCE: Final = 1_000
+MOST_CONNECTIONS: Final = 1_000
+# Those above the number of connections wait for one, within their deadline.
+MOST_CHECKS_AT_ONCE: Final = 5_000
+# Nobody waits for a record, and the service may take its time over one (protocol reference, 2.6: it can scan again).
+_RECORD_SECONDS: Final = 30.0
 
 
 class Delivery(Enum):
@@ -47,7 +51,7 @@ class AktoClient:
         timeout: float,
         new_session: SessionFactory | None = None,
     ) -> None:
-        """`timeout` is the total for one call in seconds: connecting, waiting and reading together."""
+        """`timeout` is the total for one check in seconds: waiting for a connection, connecting and reading."""
         self._check_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&guardrails=true")
         self._record_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&ingest_data=true")
         self._headers = {"Authorization": api_token, "Content-Type": "application/json"}
@@ -64,7 +68,7 @@ class AktoClient:
             return unavailable(Cause.OVERLOAD)
         self._checks_in_flight += 1
         try:
-            return verdict_of_answer(*await self._post(self._check_url, body))
+            return verdict_of_answer(*await self._post(self._check_url, body, self._timeout))
         except TimeoutError:
             return unavailable(Cause.TIMEOUT)
         except _AnswerTooLarge:
@@ -77,7 +81,7 @@ class AktoClient:
     async def record(self, body: bytes) -> tuple[Delivery, int | None]:
         """Hands over the envelope `body`; gives what became of it and the HTTP status, None when there was none."""
         try:
-            status, _ = await self._post(self._record_url, body)
+            status, _ = await self._post(self._record_url, body, max(self._timeout, _RECORD_SECONDS))
         except _AnswerTooLarge:
             return Delivery.DELIVERED, 200
         except (TimeoutError, aiohttp.ClientError, OSError):
@@ -92,8 +96,8 @@ class AktoClient:
         if session is not None:
             await session.close()
 
-    async def _post(self, url: URL, body: bytes) -> tuple[int, bytes]:
-        async with asyncio.timeout(self._timeout):
+    async def _post(self, url: URL, body: bytes, seconds: float) -> tuple[int, bytes]:
+        async with asyncio.timeout(seconds):
             try:
                 return await self._post_once(url, body)
             except aiohttp.ClientConnectorError:
@@ -132,7 +136,7 @@ class _AnswerTooLarge(Exception):
 
 def _new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MOST_CHECKS_AT_ONCE, keepalive_timeout=_IDLE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         # AktoClient's own deadline covers the whole call, waiting for a connection included.
         timeout=aiohttp.ClientTimeout(total=None),

@@ -22,8 +22,8 @@ _HAS_LETTER: Final = re.compile(r"[a-z]")
 def collection_of_name(name: str) -> str | None:
     """The collection of an agent, key or team called `name`; None when the name is blank.
 
-    Letters are lower-cased. Where characters have to be replaced, six hex digits of the name's SHA-256 follow,
-    so that `search_agent` and `search agent` are not merged. No dots: Akto reads the first dot-label of a host
+    Letters are lower-cased. Where more than that has to change, six hex digits of the name's SHA-256 follow, so
+    that `search_agent` and `search agent` are not merged. No dots: Akto reads the first dot-label of a host
     as a device.
     """
     lowered = name.strip().lower()
@@ -32,7 +32,7 @@ def collection_of_name(name: str) -> str | None:
     plain = _OUTSIDE.sub("-", lowered).strip("-")
     if not _HAS_LETTER.search(plain):
         plain = f"agent-{plain}".rstrip("-")
-    if plain in (lowered, f"agent-{lowered}") and len(plain) <= _LONGEST:
+    if plain == lowered and len(plain) <= _LONGEST:
         return plain
     digest = hashlib.sha256(lowered.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
     return f"{plain[: _LONGEST - _HASH_LENGTH - 1]}-{digest}"

@@ -1,18 +1,19 @@
 """What of a request is checked: its text, and where that text stands.
 
 `data` is the dictionary LiteLLM hands to a pre-call hook: the client's body plus LiteLLM's own entries, some of
-which hold credentials. Content is therefore taken by name, never by leaving things out.
+which hold credentials.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from akto_guardrails.omissions import is_credential_name, without_credentials, without_media
 
 Path = tuple[str | int, ...]
 
-# Everything that carries text to a model on the routes of LiteLLM 1.106.2 whose body names it at the top level.
+# What carries text to a model on the routes of LiteLLM 1.106.2, wherever it comes from.
 TEXT_KEYS: Final = (
     "messages",
     "system",
@@ -36,24 +37,69 @@ TEXT_KEYS: Final = (
 # Sent along because Akto's policies and its dashboard use them; never text of the caller.
 CONTEXT_KEYS: Final = ("model", "stream")
 
+# Entries of a client's body that no model reads: names and switches, and what LiteLLM keeps for itself. Every other
+# string, list or object of the body is checked, since providers and prompt templates read more than anybody lists.
+_NOT_TEXT: Final = frozenset(
+    {
+        "cache",
+        "encoding_format",
+        "function_call",
+        "guardrails",
+        "incoming_bearer_token",
+        "litellm_call_id",
+        "litellm_logging_obj",
+        "litellm_metadata",
+        "litellm_session_id",
+        "litellm_trace_id",
+        "logit_bias",
+        "metadata",
+        "modalities",
+        "model",
+        "prompt_cache_key",
+        "proxy_server_request",
+        "reasoning_effort",
+        "safety_identifier",
+        "secret_fields",
+        "service_tier",
+        "standard_logging_object",
+        "stream_options",
+        "tags",
+        "tool_choice",
+        "user",
+    }
+)
+
+_KNOWN: Final = _NOT_TEXT.union(TEXT_KEYS, CONTEXT_KEYS)
+
 # Strings under these keys name things; a mask must not touch them.
 _NAMING_KEYS: Final = frozenset({"model", "role", "type", "id", "tool_call_id", "tool_use_id", "call_id", "url"})
 
-_MEDIA_KEYS: Final = frozenset({"url", "data", "file_data", "image_url"})
-_MEDIA: Final = re.compile(r"(?:data:(?:image|audio|video|application)/[\w.+-]+;base64,)?[A-Za-z0-9+/_-]{256,}={0,2}")
 
-
-def content_of(data: Mapping[str, object]) -> dict[str, object] | None:
+def content_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part of a request that is checked and recorded; None when the request has no text at all.
 
-    Values are the very objects of `data`, except where base64 media was left out.
+    Values are the very objects of `data`, except where media or credentials were left out.
     """
-    content: dict[str, object] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
-    text = {key: _without_media(data[key]) for key in TEXT_KEYS if data.get(key) is not None}
+    content: dict[str, Any] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
+    text = {key: _readable(key, data[key]) for key in _text_keys(data) if data.get(key) is not None}
     if not text:
         return None
     content.update(text)
     return content
+
+
+def _text_keys(data: Mapping[str, Any]) -> Iterator[str]:
+    yield from TEXT_KEYS
+    request = data.get("proxy_server_request")
+    body = request.get("body") if isinstance(request, Mapping) else None
+    if isinstance(body, Mapping):
+        further = (key for key in body if key not in _KNOWN and isinstance(data.get(key), (str, list, dict)))
+        yield from (key for key in further if not is_credential_name(key))
+
+
+def _readable(key: str, value: Any) -> Any:
+    # A tool's schema holds text only, whatever its parameters are called.
+    return without_credentials(key, value if key in ("tools", "functions") else without_media(value))
 
 
 def answer_body(answer: object) -> object:
@@ -76,6 +122,30 @@ def is_naming(path: Path) -> bool:
     return bool(path) and path[-1] in _NAMING_KEYS
 
 
+def newest_user_text(content: Mapping[str, Any]) -> str | None:
+    """The text of the newest user turn, as Akto's field extraction reads it: text parts joined by newlines."""
+    for key in ("messages", "input", "contents", "prompt"):
+        turns = content.get(key)
+        if isinstance(turns, str):
+            return turns
+        if isinstance(turns, list):
+            return next((_turn_text(turn) for turn in reversed(turns) if _is_users(turn)), None)
+    return None
+
+
+def _is_users(turn: object) -> bool:
+    return isinstance(turn, dict) and turn.get("role") == "user"
+
+
+def _turn_text(turn: Mapping[str, Any]) -> str | None:
+    content = turn.get("content", turn.get("parts"))
+    if isinstance(content, list):
+        return "\n".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+    return content if isinstance(content, str) else None
+
+
 def _walk(value: object, path: Path) -> Iterator[tuple[Path, str]]:
     if isinstance(value, str):
         yield path, value
@@ -85,29 +155,3 @@ def _walk(value: object, path: Path) -> Iterator[tuple[Path, str]]:
     elif isinstance(value, (list, tuple)):
         for index, child in enumerate(value):
             yield from _walk(child, (*path, index))
-
-
-def _without_media(value: object) -> object:
-    """`value` with base64 media replaced by a note of its length; the same object when there is none."""
-    if isinstance(value, list):
-        items = [_without_media(item) for item in value]
-        return items if _differs(items, value) else value
-    if isinstance(value, dict):
-        entries = {key: _without_media_entry(key, child) for key, child in value.items()}
-        return entries if _differs(entries.values(), value.values()) else value
-    return value
-
-
-def _without_media_entry(key: object, value: object) -> object:
-    if isinstance(value, str):
-        return _media_note(value) if key in _MEDIA_KEYS and _MEDIA.fullmatch(value) else value
-    return _without_media(value)
-
-
-def _differs(new: Iterable[object], old: Iterable[object]) -> bool:
-    return any(a is not b for a, b in zip(new, old, strict=True))
-
-
-def _media_note(value: str) -> str:
-    kind = value[: value.index(",")] if value.startswith("data:") else "base64"
-    return f"[{kind}: {len(value)} characters left out]"

@@ -16,11 +16,13 @@ import orjson
 from akto_guardrails.identity import Identity
 from akto_guardrails.json_text import json_length, json_text
 
-# Limits of the service (protocol reference, 1.1): one string value, and the whole body.
+# The service's limit for one string value (protocol reference, 1.1). The limit for the whole body, 2,097,152
+# characters, is out of reach then: two payloads double when they are escaped, and everything else is kept short.
 LONGEST_STRING: Final = 262_144
-LONGEST_BODY: Final = 2_097_152
 # What is kept of a payload that is over the limit; JSON escapes can at most double it.
 _KEPT_OF_A_LONG_PAYLOAD: Final = 100_000
+
+_LONGEST_TAG: Final = 200
 
 _RESPONSE_HEADERS: Final = '{"content-type":"application/json"}'
 
@@ -113,4 +115,4 @@ def tags_of(sender: Sender, identity: Identity, *, call_type: str, model: object
         # The service labels traffic without a mode as inline, which a check that only watches is not.
         "mode": "observe" if sender.observing else "",
     }
-    return {name: value for name, value in tags.items() if value}
+    return {name: value[:_LONGEST_TAG] for name, value in tags.items() if value}

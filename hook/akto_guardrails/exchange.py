@@ -2,66 +2,102 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
-from akto_guardrails.identity import Identity
+from akto_guardrails.identity import Identity, call_id_of
+from akto_guardrails.verdict import Verdict
 
 MOST_OPEN: Final = 20_000
+MOST_BYTES: Final = 256 * 1024 * 1024
+
+Key = int | str
+
+# In LiteLLM's own record of the client's request, which goes along with every copy of a request and never to a
+# provider, and which no client can write to.
+_PLACE: Final = "proxy_server_request"
+_ENTRY: Final = "akto_exchange"
+
+_numbers: Final = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
     """One request on its way, with all that its record needs besides the answer.
 
-    `data` is LiteLLM's dictionary for the request: the one thing that tells two requests with one call id apart.
+    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it.
     """
 
-    data: Mapping[str, object]
+    key: Key
     identity: Identity
     tags: Mapping[str, str]
     call_type: str
+    model: object
+    sent_payload: str
     request_payload: str
+    verdict: Verdict | None = None
+
+
+def mark(data: Mapping[str, object], key: Key | None = None) -> Key:
+    """Marks LiteLLM's dictionary of a request, so that later hooks find the exchange; gives the mark.
+
+    Where LiteLLM keeps no record of the client's request (pass-through, MCP) its call id has to do. It is no mark
+    elsewhere, because a client may choose it and give two requests the same one.
+    """
+    request = data.get(_PLACE)
+    if not isinstance(request, MutableMapping):
+        return call_id_of(data)
+    key = next(_numbers) if key is None else key
+    request[_ENTRY] = key
+    return key
+
+
+def key_of(data: Mapping[str, object]) -> Key:
+    """The mark of a request, from the dictionary of any hook or of a log event; "" when there is none."""
+    for place in _places(data):
+        request = place.get(_PLACE)
+        if isinstance(request, Mapping):
+            mark = request.get(_ENTRY)
+            return mark if isinstance(mark, int) else ""
+    return call_id_of(data)
+
+
+def _places(data: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    yield data
+    logged = data.get("litellm_params")
+    if isinstance(logged, Mapping):
+        yield logged
 
 
 class OpenExchanges:
-    """Open exchanges by call id, at most `MOST_OPEN`.
+    """Open exchanges by their mark, bounded in number and in bytes of their payloads; each is handed out once."""
 
-    A client may choose the call id (`x-litellm-call-id`), so one id can stand for several requests at once. Each is
-    handed out exactly once.
-    """
-
-    def __init__(self, most: int = MOST_OPEN) -> None:
+    def __init__(self, most: int = MOST_OPEN, most_bytes: int = MOST_BYTES) -> None:
         self._most = most
-        self._by_call_id: OrderedDict[str, list[Exchange]] = OrderedDict()
-        self._count = 0
+        self._most_bytes = most_bytes
+        self._by_key: dict[Key, Exchange] = {}
+        self._bytes = 0
 
-    def add(self, exchange: Exchange) -> Exchange | None:
-        """Adds `exchange`; gives the oldest one when it had to make room."""
-        self._by_call_id.setdefault(exchange.identity.call_id, []).append(exchange)
-        self._count += 1
-        if self._count <= self._most:
-            return None
-        oldest = next(iter(self._by_call_id.values()))[0]
-        return self.take(oldest.identity.call_id, oldest.data)
+    def add(self, exchange: Exchange) -> list[Exchange]:
+        """Adds `exchange`; gives those that had to make room, the oldest first."""
+        displaced = [each for each in (self.take(exchange.key),) if each is not None]
+        self._by_key[exchange.key] = exchange
+        self._bytes += len(exchange.request_payload)
+        while len(self._by_key) > self._most or (self._bytes > self._most_bytes and len(self._by_key) > 1):
+            oldest = self.take(next(iter(self._by_key)))
+            if oldest is not None:
+                displaced.append(oldest)
+        return displaced
 
-    def take(self, call_id: str, data: Mapping[str, object] | None) -> Exchange | None:
-        """Removes and gives the exchange of a call id, if possible the one of this very `data`; None without one."""
-        exchanges = self._by_call_id.get(call_id)
-        if not exchanges:
-            return None
-        exchange = next((each for each in exchanges if each.data is data), exchanges[0] if call_id else None)
-        if exchange is None:
-            return None
-        exchanges.remove(exchange)
-        self._count -= 1
-        if not exchanges:
-            del self._by_call_id[call_id]
+    def take(self, key: Key) -> Exchange | None:
+        """Removes and gives the exchange with this mark; None when there is none (any more)."""
+        exchange = self._by_key.pop(key, None)
+        if exchange is not None:
+            self._bytes -= len(exchange.request_payload)
         return exchange
 
-    def call_type(self, call_id: str) -> str | None:
-        """The call type of an open exchange."""
-        exchanges = self._by_call_id.get(call_id)
-        return exchanges[0].call_type if exchanges else None
+    def get(self, key: Key) -> Exchange | None:
+        """The exchange with this mark, which stays open."""
+        return self._by_key.get(key)

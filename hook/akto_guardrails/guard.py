@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -14,7 +15,7 @@ from akto_guardrails.akto import AktoClient
 from akto_guardrails.content import content_of
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of, tags_of
-from akto_guardrails.exchange import Exchange, OpenExchanges
+from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
 from akto_guardrails.identity import KeyHolder, identity_of
 from akto_guardrails.log import RateLimited
 from akto_guardrails.masking import UnmappableMask, apply_mask, masked_strings
@@ -43,6 +44,9 @@ _ADVICE: Final = {
 }
 
 _log: Final = logging.getLogger(__name__)
+
+# The exchange that the pre-call hook opened last in this request's task.
+_latest: Final[ContextVar[Exchange | None]] = ContextVar("akto_latest_exchange", default=None)
 
 
 class Refusal(Exception):
@@ -96,19 +100,41 @@ class Guard:
         content = content_of(data)
         if content is None:
             return
-        exchange = self._exchange(data, content, key, call_type)
+        earlier = self._earlier_attempt(content)
+        exchange = self._exchange(data, content, key, call_type, None if earlier is None else earlier.key)
         if not self._settings.sync_mode:
-            self._in_background(exchange)
+            if earlier is None:
+                self._in_background(exchange)
         else:
-            verdict = await self._verdict_on(exchange)
-            exchange = self._enforced(verdict, exchange, data, content)
-        evicted = self._open.add(exchange)
-        if evicted is not None:
-            self._counters.add("exchanges_evicted")
-            self._record(evicted, None, 200)
+            verdict = earlier.verdict if earlier is not None else None
+            verdict = verdict or await self._verdict_on(exchange)
+            judged = content if earlier is None else {**content, "model": earlier.model}
+            exchange = replace(self._enforced(verdict, exchange, data, judged), verdict=verdict)
+        _latest.set(exchange)
+        for displaced in self._open.add(exchange):
+            if displaced is not earlier:
+                self._counters.add("exchanges_displaced")
+                self._record(displaced, None, 200)
+
+    def _earlier_attempt(self, content: Mapping[str, object]) -> Exchange | None:
+        """The open exchange of this very request when LiteLLM runs its pre-call hooks a second time.
+
+        It does so for another model when one of its own rate limits refused the first (LiteLLM 1.106.2,
+        `_pre_call_with_fallbacks`), with a fresh copy of the request in the same task.
+        """
+        latest = _latest.get()
+        if latest is None or self._open.get(latest.key) is not latest:
+            return None
+        same = payload_of({**content, "model": latest.model}) == latest.sent_payload
+        return latest if same else None
 
     def _exchange(
-        self, data: dict[str, Any], content: Mapping[str, object], key: KeyHolder, call_type: str
+        self,
+        data: dict[str, Any],
+        content: Mapping[str, object],
+        key: KeyHolder,
+        call_type: str,
+        earlier_mark: Key | None,
     ) -> Exchange:
         identity = identity_of(
             data,
@@ -117,8 +143,10 @@ class Guard:
             trust_client_agent_name=self._settings.trust_client_agent_name,
             forward_headers=self._settings.forward_headers,
         )
-        tags = tags_of(self._sender, identity, call_type=call_type, model=content.get("model"))
-        return Exchange(data, identity, tags, call_type, payload_of(content))
+        model = content.get("model")
+        tags = tags_of(self._sender, identity, call_type=call_type, model=model)
+        payload = payload_of(content)
+        return Exchange(mark(data, earlier_mark), identity, tags, call_type, model, payload, payload)
 
     async def _verdict_on(self, exchange: Exchange) -> Verdict:
         if not fits(exchange.request_payload):
@@ -131,7 +159,10 @@ class Guard:
     def _enforced(
         self, verdict: Verdict, exchange: Exchange, data: dict[str, Any], content: Mapping[str, object]
     ) -> Exchange:
-        """The exchange as it may go on, masked where needed; raises `Refusal` when it may not."""
+        """The exchange as it may go on, masked where needed; raises `Refusal` when it may not.
+
+        `content` is what the verdict is about.
+        """
         if verdict.cause is not None:
             self._note_unavailable(verdict.cause)
             if verdict.cause is Cause.TOO_LARGE:
@@ -160,7 +191,8 @@ class Guard:
         return replace(exchange, request_payload=payload_of(content_of(data)))
 
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> NoReturn:
-        """Records the refusal and raises it."""
+        """Records the refusal, in place of an earlier attempt's exchange if there was one, and raises it."""
+        self._open.take(exchange.key)
         reason = refusal.message.removeprefix(f"{BLOCKED}: ")
         try:
             self._record(exchange, {"x-blocked-by": "Akto Proxy", "reason": reason}, refusal.status)
@@ -180,15 +212,16 @@ class Guard:
         elif verdict.decision is not Decision.ALLOW:
             self._note_violation("violation seen, not enforced (SYNC_MODE=false)", verdict, exchange)
 
-    def finished(self, call_id: str, data: Mapping[str, object] | None, answer: object, status: int) -> None:
-        """Records the exchange of a call with its `answer`, once; later calls for the same exchange do nothing."""
-        exchange = self._open.take(call_id, data)
+    def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
+        """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
+        exchange = self._open.take(key_of(data))
         if exchange is not None:
             self._record(exchange, answer, status)
 
-    def open_call_type(self, call_id: str) -> str | None:
+    def open_call_type(self, data: Mapping[str, object]) -> str | None:
         """The call type of an exchange that is not recorded yet."""
-        return self._open.call_type(call_id)
+        exchange = self._open.get(key_of(data))
+        return None if exchange is None else exchange.call_type
 
     def _record(self, exchange: Exchange, answer: object, status: int) -> None:
         self._recorder.put(
@@ -203,10 +236,13 @@ class Guard:
         )
 
     async def close(self, seconds: float) -> None:
-        """Delivers what is queued, for at most `seconds`, closes the connections and logs the counters."""
+        """Ends background checks and delivers queued records, for at most `seconds`, and logs the counters."""
+        deadline = asyncio.get_running_loop().time() + seconds
         if self._background:
-            await asyncio.wait(self._background, timeout=seconds)
-        await self._recorder.flush(seconds)
+            await asyncio.wait(self._background, timeout=seconds / 2)
+            for task in self._background:
+                task.cancel()
+        await self._recorder.flush(deadline - asyncio.get_running_loop().time())
         await self._client.close()
         _log.info("GuardrailsHandler stopped | %s", orjson.dumps(self._counters.snapshot()).decode())
 

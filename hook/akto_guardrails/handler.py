@@ -16,7 +16,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from akto_guardrails.content import answer_body
 from akto_guardrails.guard import Guard, Refusal
-from akto_guardrails.identity import KeyHolder, call_id_of
+from akto_guardrails.identity import KeyHolder
 from akto_guardrails.streaming import StreamedAnswer
 
 GUARDRAIL_NAME: Final = "akto"
@@ -74,7 +74,7 @@ class GuardrailsHandler(CustomLogger):
     ) -> AsyncGenerator[object, None]:
         """Passes a streamed answer on, item by item, and records it when it ends, however it ends."""
         answer = StreamedAnswer()
-        status = 200
+        status, failure = 200, None
         try:
             async for item in response:
                 self._collect(answer, item)
@@ -83,10 +83,10 @@ class GuardrailsHandler(CustomLogger):
             status = _CLIENT_LEFT
             raise
         except Exception as error:
-            status = _status_of(error)
+            status, failure = _status_of(error), error
             raise
         finally:
-            self._finished(request_data, answer, status)
+            self._finished(request_data, answer, status, failure)
 
     async def async_post_call_failure_hook(
         self,
@@ -96,14 +96,13 @@ class GuardrailsHandler(CustomLogger):
         traceback_str: str | None = None,
     ) -> None:
         """Records a request whose model call failed. The guard's own refusals come by here too, recorded already."""
-        error = {"error": {"message": str(original_exception), "type": type(original_exception).__name__}}
-        self._finished(request_data, error, _status_of(original_exception))
+        self._finished(request_data, _error_body(original_exception), _status_of(original_exception))
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: object, start_time: object, end_time: object
     ) -> None:
         """Records exchanges on routes where no hook is called with the answer."""
-        if self._guard.open_call_type(call_id_of(kwargs)) in _ANSWER_ONLY_IN_LOG:
+        if self._guard.open_call_type(kwargs) in _ANSWER_ONLY_IN_LOG:
             self._finished(kwargs, response_obj, 200)
 
     async def close(self, seconds: float) -> None:
@@ -116,12 +115,18 @@ class GuardrailsHandler(CustomLogger):
         except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
             self._guard.note_internal_error(error)
 
-    def _finished(self, data: Mapping[str, Any], answer: object, status: int) -> None:
+    def _finished(self, data: Mapping[str, Any], answer: object, status: int, failure: Exception | None = None) -> None:
         try:
             body = answer.body() if isinstance(answer, StreamedAnswer) else answer_body(answer)
-            self._guard.finished(call_id_of(data), data, body, status)
+            if failure is not None:
+                body = (body if isinstance(body, dict) else {}) | _error_body(failure)
+            self._guard.finished(data, body, status)
         except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(error)
+
+
+def _error_body(error: Exception) -> dict[str, object]:
+    return {"error": {"message": str(error), "type": type(error).__name__}}
 
 
 def _status_of(error: Exception) -> int:

@@ -6,6 +6,7 @@ LiteLLM 1.106.2 keeps its own metadata in `metadata` on some routes and in `lite
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,6 +28,8 @@ MIRRORED_HEADERS: Final = frozenset(
 _SESSION_HEADERS: Final = ("x-session-id", "x-litellm-session-id", "x-litellm-trace-id")
 # Set here and nowhere else: Akto reads grouping, session and request id from them.
 _OWN_HEADERS: Final = frozenset({"host", "content-type", "content-length", "x-session-id", "x-request-id"})
+_LONGEST_SESSION: Final = 100
+_LONGEST_HEADER: Final = 1_000
 _UNKNOWN_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - a value to report, nothing listens on it
 
 
@@ -117,7 +120,7 @@ def _client_headers(data: Mapping[str, object]) -> dict[str, str]:
     headers = request.get("headers") if isinstance(request, Mapping) else None
     if not isinstance(headers, Mapping):
         return {}
-    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    return {name.lower(): value[:_LONGEST_HEADER] for name, value in headers.items() if isinstance(value, str)}
 
 
 def _mirrored(client_headers: Mapping[str, str], forward_headers: frozenset[str]) -> dict[str, str]:
@@ -135,10 +138,15 @@ def _own_headers(collection: str, client_headers: Mapping[str, str], call_id: st
 
 
 def _session(data: Mapping[str, object], client_headers: Mapping[str, str]) -> dict[str, str]:
-    """The session the caller named, by header or in LiteLLM's metadata; nothing when there is none."""
+    """The session the caller named, by header or in LiteLLM's metadata; nothing when there is none.
+
+    A long one is replaced by its SHA-256, as the service itself does; unbounded it would make a check fail.
+    """
     candidates = [client_headers.get(name, "") for name in _SESSION_HEADERS]
     candidates += [_string(bucket.get("session_id")) for bucket in _metadata_buckets(data)]
     session = next(filter(None, (candidate.strip() for candidate in candidates)), "")
+    if len(session) > _LONGEST_SESSION:
+        session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()
     return {"x-session-id": session} if session else {}
 
 

@@ -8,14 +8,11 @@ everything that only names things stays as the client wrote it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from akto_guardrails.content import Path, is_naming, string_leaves
-
-# How the service joins the texts of an endpoint that has a guardrail schema (protocol reference, 3.3).
-_SCHEMA_SEPARATOR: Final = "\n---\n"
+from akto_guardrails.content import Path, is_naming, newest_user_text, string_leaves
 
 
 class UnmappableMask(Exception):
@@ -29,8 +26,9 @@ def masked_strings(content: Mapping[str, object], returned: str) -> dict[Path, s
     """
     body = _body_of(returned)
     sent = string_leaves(content)
-    if _is_schema_text(body):
-        if _is_text_of(str(body["text"]), sent):
+    if _is_extracted_text(body):
+        # Any other string of the request may be a decoy that reads like the masked form of the one that was masked.
+        if body["text"] == newest_user_text(content):
             return {}
         raise UnmappableMask("the service returned extracted text in place of the request")
     masked = string_leaves(body)
@@ -87,24 +85,6 @@ def _parsed(text: str) -> object:
     return parsed
 
 
-def _is_schema_text(body: Mapping[str, Any]) -> bool:
+def _is_extracted_text(body: Mapping[str, Any]) -> bool:
+    """The form for endpoints with a guardrail schema or field mapping (protocol reference, 2.3)."""
     return body.keys() == {"text"} and isinstance(body["text"], str)
-
-
-def _is_text_of(text: str, sent: Mapping[Path, str]) -> bool:
-    """Whether `text` is what extraction yields from strings that were sent, so that nothing was masked.
-
-    Text parts of one message are joined by a newline, fields by a separator, each perhaps below `[description]`.
-    """
-    strings = set(sent.values())
-    parts = text.split(_SCHEMA_SEPARATOR)
-    return text in strings or all(_is_part_of(part, strings) for part in parts)
-
-
-def _is_part_of(part: str, strings: set[str]) -> bool:
-    if part in strings:
-        return True
-    if part.startswith("[") and "]\n" in part and _is_part_of(part.split("]\n", 1)[1], strings):
-        return True
-    lines = part.split("\n")
-    return len(lines) > 1 and all(line in strings for line in lines)

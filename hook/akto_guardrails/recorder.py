@@ -17,7 +17,7 @@ Send = Callable[[bytes], Awaitable[tuple[Delivery, int | None]]]
 
 MOST_ENTRIES: Final = 20_000
 MOST_BYTES: Final = 64 * 1024 * 1024
-_SENDERS: Final = 4
+_SENDERS: Final = 16
 _ATTEMPTS: Final = 6
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0

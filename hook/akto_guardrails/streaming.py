@@ -79,6 +79,7 @@ class _Choice:
     def __init__(self) -> None:
         self._texts: dict[str, list[str]] = {}
         self._tool_calls: dict[int, dict[str, str]] = {}
+        self._function = {"name": "", "arguments": ""}
         self._finish_reason: object = None
 
     def add(self, choice: Any) -> None:
@@ -91,6 +92,10 @@ class _Choice:
             self._add_text(name, getattr(delta, name, None))
         for call in getattr(delta, "tool_calls", None) or ():
             self._add_tool_call(call)
+        function = getattr(delta, "function_call", None)
+        if function is not None:
+            self._function["name"] += getattr(function, "name", None) or ""
+            self._function["arguments"] += getattr(function, "arguments", None) or ""
 
     def _add_text(self, name: str, text: object) -> None:
         if isinstance(text, str):
@@ -117,6 +122,8 @@ class _Choice:
                 }
                 for _, call in sorted(self._tool_calls.items())
             ]
+        if self._function["name"]:
+            message["function_call"] = self._function
         return {"index": index, "finish_reason": self._finish_reason, "message": message}
 
 

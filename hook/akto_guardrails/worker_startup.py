@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Awaitable, Callable, MutableSequence
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ def ensure_guarded() -> None:
     live event loop after open requests have drained (LiteLLM calls no hook of a callback then). Raises
     `SettingsError` or `NotGuarded`, on which LiteLLM does not start the worker.
     """
+    if _is_collector():
+        return
     import litellm
     from litellm.proxy import proxy_server
 
@@ -55,6 +58,12 @@ def keep_one_guard(callbacks: MutableSequence[Any], guard: object) -> None:
     if removed > 0:
         _log.warning("%d further guard(s) found among the callbacks and removed: each request is checked once", removed)
     callbacks[:] = [guard, *others]
+
+
+def _is_collector() -> bool:
+    """Whether this is LiteLLM's spend collector: it starts the proxy's application as well, but serves no model."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "litellm.proxy.collector"
 
 
 def _preceded_by(first: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:

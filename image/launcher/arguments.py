@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 _CONFIG_OPTIONS: Final = ("--config", "-c")
-_MODEL_OPTIONS: Final = ("--model", "-m")
+_MODEL_OPTION: Final = re.compile(r"--model(=|$)|-m")
 _INFORMATION: Final = frozenset({"--help", "--version", "-v"})
 # Words that name the proxy. The older base image's entrypoint puts `litellm` in front of its arguments itself.
 _PROXY_WORDS: Final = frozenset({"litellm", "proxy"})
@@ -34,7 +35,7 @@ class Arguments:
     @property
     def names_a_model(self) -> bool:
         """Whether the one model to serve is given on the command line."""
-        return any(option in _MODEL_OPTIONS or option.startswith("--model=") for option in self.options)
+        return any(_MODEL_OPTION.match(option) for option in self.options)
 
     def with_config(self, path: str) -> Arguments:
         """The same command line with `path` in place of every config option, or added."""

@@ -22,6 +22,7 @@ CALLBACK: Final = "akto_guardrails.proxy_handler_instance"
 # What Akto's documentation has operators write in their config for the file that they mount.
 _DOCUMENTED_CALLBACK: Final = "custom_hooks.proxy_handler_instance"
 _DOCUMENTED_FILE: Final = "custom_hooks.py"
+_REFERENCE: Final = "os.environ/"
 _AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
 _GUARD_PACKAGE: Final = CALLBACK.partition(".")[0]
 
@@ -46,6 +47,8 @@ class Source:
 def read(path: Path) -> Source:
     """Reads the config at `path` and every file it includes; raises `ConfigError`."""
     root = _load(path, "config")
+    if not root:
+        raise ConfigError(f"The config {path} is empty.", "Give it at least a model_list.")
     content = {key: value for key, value in root.items() if key != "include"}
     loaded = {path.absolute()}
     pending = [(entry, path) for entry in _includes(root, path)]
@@ -109,10 +112,9 @@ def _load(path: Path, role: str) -> dict[str, Any]:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"The {role} {path} is not valid YAML: {_where(error)}.", "Correct it there.") from None
-    if not isinstance(content, dict) or not content:
-        what = "is empty" if not content else "is not a mapping at the top level"
-        raise ConfigError(f"The {role} {path} {what}.", "Give it at least a model_list.")
-    return content
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"The {role} {path} is not a mapping at the top level.", "Give it keys such as model_list.")
+    return content or {}
 
 
 def _why(path: Path, error: OSError | UnicodeDecodeError) -> str:
@@ -182,12 +184,23 @@ def _callbacks(settings: Mapping[str, Any], source: Source) -> list[Any]:
     if callbacks is None:
         return []
     if isinstance(callbacks, str):
-        return [callbacks]
+        # LiteLLM resolves a reference that stands alone, but none in a list.
+        return [_resolved(callbacks)]
     if isinstance(callbacks, list):
         return callbacks
     raise ConfigError(
         f"litellm_settings.callbacks in {source.path} is neither a list nor a name.", "Write it as a list of names."
     )
+
+
+def _resolved(callback: str) -> str:
+    name = callback.removeprefix(_REFERENCE)
+    if name == callback:
+        return callback
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(f"litellm_settings.callbacks refers to {name}, which is not set.", f"Set {name}.")
+    return value
 
 
 def _is_guard(callback: object, source: Source) -> bool:
@@ -205,7 +218,12 @@ def _is_guard(callback: object, source: Source) -> bool:
 
 
 def _link_siblings(config: Path, directory: Path) -> None:
-    for sibling in config.absolute().parent.iterdir():
+    try:
+        siblings = list(config.absolute().parent.iterdir())
+    except PermissionError:
+        # A directory that may be entered but not listed: nothing beside the config can be found there.
+        siblings = []
+    for sibling in siblings:
         hidden = sibling.name.startswith(".") or sibling.name == "__pycache__"
         if hidden or sibling.stem == _GUARD_PACKAGE or sibling.name == "config.yaml":
             continue

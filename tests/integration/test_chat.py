@@ -110,6 +110,73 @@ def test_text_in_every_kind_of_message_is_checked(
     assert llm.requests() == []
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"fallbacks": [{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": BLOCK}]}]},
+        {"extra_body": {"messages": [{"role": "user", "content": BLOCK}]}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "description": BLOCK, "schema": {}}}},
+        {"functions": [{"name": "f", "description": BLOCK, "parameters": {}}]},
+        {"prediction": {"type": "content", "content": BLOCK}},
+        {"litellm_system_prompt": BLOCK},
+        {"user_continue_message": {"role": "user", "content": BLOCK}, "ensure_alternating_roles": True},
+        {"context_window_fallbacks": [{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": BLOCK}]}]},
+        {"chat_template_kwargs": {"note": BLOCK}},
+        {"a_key_nobody_knows": BLOCK},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"api_key": {"description": BLOCK}}}}]},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_text_in_further_parameters_is_checked(proxy: GuardedProxy, llm: MockLlm, more: dict) -> None:
+    assert proxy.chat("hi", **more).status_code == 403
+    assert llm.requests() == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "zebra-block-" * 40}},
+        {"type": "image_url", "image_url": {"url": "zebra-block-" * 40}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,zebra-block-" + "not-base64 " * 40}},
+    ],
+    ids=["text document", "url", "not base64"],
+)
+def test_text_that_looks_like_media_is_checked(proxy: GuardedProxy, llm: MockLlm, part: dict) -> None:
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": [part]}]}
+    assert proxy.post("/v1/chat/completions", body).status_code == 403
+    assert llm.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ({"metadata": {"session_id": "s" * 262_200}}, {}),
+        ({"metadata": {"agent_name": "a" * 262_200}}, {}),
+        ({"user": "u" * 262_200}, {}),
+        ({}, {"x-session-id": "s" * 30_000, "user-agent": "u" * 20_000}),
+    ],
+    ids=["session", "agent", "user", "headers"],
+)
+def test_padding_around_a_prompt_does_not_get_it_past_the_check(
+    proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, body: dict, headers: dict
+) -> None:
+    assert proxy.chat(BLOCK, headers=headers, **body).status_code == 403
+    assert [call["status"] for call in akto.wait_for("record", 1)] == [200]
+    assert llm.requests() == []
+
+
+def test_credentials_inside_a_request_stay_out_of_what_akto_gets(
+    proxy: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    mcp = {"type": "mcp", "server_url": "https://m", "server_label": "m", "headers": {"Authorization": "private-1"}}
+    fallbacks = [{"model": "gpt-4o-mini", "api_key": "private-2"}]
+    body = {"model": "gpt-4o-mini", "input": "hi", "tools": [mcp], "fallbacks": fallbacks}
+    proxy.post("/v1/responses", body | {"extra_body": {"api_key": "private-3"}})
+    akto.wait_for("record", 1)
+    assert len(akto.calls("check")) == 1
+    assert "private-" not in json.dumps(akto.calls())
+
+
 def test_text_in_a_tool_definition_is_checked(proxy: GuardedProxy, llm: MockLlm) -> None:
     tool = {"type": "function", "function": {"name": "f", "description": BLOCK, "parameters": {"type": "object"}}}
     assert proxy.chat("hi", tools=[tool]).status_code == 403
@@ -122,7 +189,7 @@ def test_a_mask_reaches_the_model_and_nothing_else_of_the_request_changes(
     parameters = {"temperature": 0.1, "max_tokens": 17, "seed": 7, "stop": ["END"], "user": "u-77", "top_p": 0.9}
     tool = {"type": "function", "function": {"name": "refund", "parameters": {"type": "object", "properties": {}}}}
     body = chat_body(CARD, tools=[tool], tool_choice="auto", **parameters)
-    body["messages"].insert(0, {"role": "system", "content": "Keep <tags> & \"quotes\" as they are. Größe: 日本"})
+    body["messages"].insert(0, {"role": "system", "content": 'Keep <tags> & "quotes" as they are. Größe: 日本'})
     response = proxy.post("/v1/chat/completions", body)
     assert response.status_code == 200, response.text
 
@@ -219,11 +286,12 @@ def test_non_latin_text_counts_as_characters(proxy: GuardedProxy, akto: MockAkto
     assert len(llm.requests()) == 1
 
 
-def test_text_hidden_by_deep_nesting_is_refused(proxy: GuardedProxy, llm: MockLlm) -> None:
-    nested = '{"a":' * 900 + f'"{BLOCK}"' + "}" * 900
+@pytest.mark.parametrize("depth", [60, 300, 900])
+def test_text_hidden_by_deep_nesting_is_refused(proxy: GuardedProxy, llm: MockLlm, depth: int) -> None:
+    nested = '{"a":' * depth + f'"{BLOCK}"' + "}" * depth
     raw = json.dumps(chat_body("hi"))[:-1] + f', "extra_body": {nested}}}'
     response = proxy.post_raw("/v1/chat/completions", raw)
-    assert response.status_code >= 400, response.text
+    assert response.status_code in (400, 403, 413), response.text
     assert llm.requests() == []
 
 
@@ -252,18 +320,17 @@ def test_the_anthropic_sdk_raises_its_permission_error(proxy: GuardedProxy, akto
         "type": "error",
         "error": {"type": "permission_error", "message": BLOCK_MESSAGE},
     }
-    with pytest.raises(anthropic.PermissionDeniedError), client.messages.stream(
-        model="claude", max_tokens=9, system=BLOCK, messages=messages
-    ) as stream:
+    with (
+        pytest.raises(anthropic.PermissionDeniedError),
+        client.messages.stream(model="claude", max_tokens=9, system=BLOCK, messages=messages) as stream,
+    ):
         stream.get_final_message()
     assert llm.requests() == []
 
 
 def test_the_anthropic_sdk_streams_an_allowed_message(proxy: GuardedProxy, akto: MockAkto) -> None:
     client = anthropic.Anthropic(base_url=proxy.url, api_key="sk.checkout-agent", max_retries=0)
-    with client.messages.stream(
-        model="claude", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
-    ) as stream:
+    with client.messages.stream(model="claude", max_tokens=9, messages=[{"role": "user", "content": "hi"}]) as stream:
         text = stream.get_final_text()
     assert text == "Hello from the mock model."
     (record,) = akto.wait_for("record", 1)

@@ -240,9 +240,7 @@ def test_a_bypassed_entrypoint_with_bad_settings_does_not_serve(start_proxy: Any
     assert "Uvicorn running" not in proxy.logs()
 
 
-def test_an_operators_own_startup_hook_and_pythonpath_are_kept(
-    start_proxy: Any, akto: MockAkto, llm: MockLlm
-) -> None:
+def test_an_operators_own_startup_hook_and_pythonpath_are_kept(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
     hook = "def run():\n    print('the operator hook ran', flush=True)\n"
     proxy = start_proxy(
         config=with_settings(callbacks="user_callback.instance"),

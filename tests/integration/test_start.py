@@ -90,9 +90,7 @@ def test_a_component_from_the_environment_that_serves_no_model_is_not_guarded(un
     assert out == "unified: \nCONFIG_FILE_PATH=\n"
 
 
-def test_litellm_is_pid_1_and_stops_cleanly_and_starts_again(
-    start_proxy: Any, akto: MockAkto, llm: MockLlm
-) -> None:
+def test_litellm_is_pid_1_and_stops_cleanly_and_starts_again(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
     proxy: GuardedProxy = start_proxy()
     container = proxy.container.get_wrapped_container()
     command = container.exec_run(["cat", "/proc/1/cmdline"]).output.split(b"\0")
@@ -152,7 +150,12 @@ def test_a_hardened_container_is_guarded(
 
 def test_nothing_writable_is_one_clear_message() -> None:
     status, _, err = run_once(
-        ["--port", "4000"], proxy_environment(), read_only=True, user="12345:0", ipc_mode="private", shm_size=0,
+        ["--port", "4000"],
+        proxy_environment(),
+        read_only=True,
+        user="12345:0",
+        ipc_mode="private",
+        shm_size=0,
         tmpfs={"/dev/shm": "ro"},
     )
     assert status == 78

@@ -48,9 +48,7 @@ def guarded(shared_proxy: Any, akto: MockAkto, llm: MockLlm, mode: str) -> Guard
 
 
 @pytest.mark.parametrize("path", CHECK_ANSWERS, ids=lambda path: path.stem.removeprefix("response-"))
-def test_the_decision_on_a_check(
-    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm, mode: str, path: Path
-) -> None:
+def test_the_decision_on_a_check(guarded: GuardedProxy, akto: MockAkto, llm: MockLlm, mode: str, path: Path) -> None:
     fixture = load(path)
     akto.answer("check", fixture["http"])
     body = chat_of_the_fixtures()
@@ -167,7 +165,11 @@ def test_requests_of_the_other_examples_are_checked_with_the_same_payload(
 ) -> None:
     example = load(FIXTURES / f"request-{name}.json")["http"]["body"]
     content = json.loads(example["requestPayload"])["body"]
-    models = {"validate-anthropic-messages": "claude", "validate-embeddings": "embed", "validate-completions": "instruct"}
+    models = {
+        "validate-anthropic-messages": "claude",
+        "validate-embeddings": "embed",
+        "validate-completions": "instruct",
+    }
     content["model"] = models.get(name, "gpt-4o-mini")
     shared_proxy().post(SAME_ROUTE_EXAMPLES[name], content)
     # A number, which the guard has no reason to send.

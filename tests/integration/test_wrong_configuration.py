@@ -29,7 +29,9 @@ def wrong(**env: str) -> str:
 
 
 def test_all_problems_come_in_one_message() -> None:
-    message = refused({"SYNC_MODE": "maybe", "TIMEOUT": "soon", "UNREACHABLE_FALLBACK": "fail"}, ["--config", "/no.yaml"])
+    message = refused(
+        {"SYNC_MODE": "maybe", "TIMEOUT": "soon", "UNREACHABLE_FALLBACK": "fail"}, ["--config", "/no.yaml"]
+    )
     assert "6 problems" in message
     for part in (*REQUIRED, "SYNC_MODE='maybe'", "TIMEOUT='soon'", "UNREACHABLE_FALLBACK='fail'", "/no.yaml"):
         assert part in message
@@ -84,7 +86,11 @@ def test_an_unreadable_secret_file_is_named_and_not_called_missing(tmp_path: Pat
 
 
 def test_a_missing_config_is_named() -> None:
-    for command in (["--config", "/etc/litellm/no.yaml"], ["--config=/etc/litellm/no.yaml"], ["-c", "/etc/litellm/no.yaml"]):
+    for command in (
+        ["--config", "/etc/litellm/no.yaml"],
+        ["--config=/etc/litellm/no.yaml"],
+        ["-c", "/etc/litellm/no.yaml"],
+    ):
         assert "The config /etc/litellm/no.yaml does not exist." in refused(proxy_environment(), command)
     assert "The config /x/no.yaml does not exist." in wrong(CONFIG_FILE_PATH="/x/no.yaml")
 

@@ -1,7 +1,7 @@
 """The service's HTTP surface, a log of all it received, and a control surface below `/_mock`.
 
 Control: `GET|DELETE /_mock/calls`; `PUT|DELETE /_mock/answer/{check|record}` with the `http` part of a fixture
-(status, headers, body or raw_body, delay_ms, connection, times); `PUT /_mock/token` with the one that is accepted.
+(status, headers, body or raw_body, delay_ms, drip_ms, connection, times); `PUT /_mock/token` with the one that is accepted.
 """
 
 from __future__ import annotations
@@ -121,9 +121,21 @@ async def _play(request: web.Request, call: dict[str, Any], answer: dict[str, An
         request.transport.abort()
         return web.Response()
     body = answer.get("raw_body", json.dumps(answer.get("body")))
+    if answer.get("drip_ms"):
+        return await _drip(request, body, answer["drip_ms"] / 1000)
     response = web.Response(status=answer.get("status", 200), body=body.encode())
     response.headers.update(answer.get("headers", {}))
     return _noted(call, response)
+
+
+async def _drip(request: web.Request, body: str, pause: float) -> web.StreamResponse:
+    """Answers byte by byte, so that no single read takes long."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for byte in body.encode():
+        await response.write(bytes([byte]))
+        await asyncio.sleep(pause)
+    return response
 
 
 def _scripted_answer(state: State, kind: str) -> dict[str, Any] | None:

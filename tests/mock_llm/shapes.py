@@ -20,6 +20,8 @@ def _asks_for_tool(body: Body) -> bool:
 
 def chat(body: Body) -> Body:
     message: Body = {"role": "assistant", "content": ANSWER}
+    if "a long answer" in json.dumps(body):
+        message["content"] = ANSWER + " And so on." * 40_000
     if _asks_for_tool(body):
         message = {"role": "assistant", "content": None, "tool_calls": [_chat_tool_call()]}
     return {

@@ -45,30 +45,30 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def calling(url: str, timeout: float = 5.0) -> AsyncIterator[AktoClient]:
+async def calling(url: str, seconds: float = 5.0) -> AsyncIterator[AktoClient]:
     """A client of the service at `url`."""
-    client = AktoClient(url, "raw-token", timeout)
+    client = AktoClient(url, "raw-token", seconds)
     try:
         yield client
     finally:
         await client.close()
 
 
-def check(handler: Handler, timeout: float = 5.0) -> Verdict:
+def check(handler: Handler, seconds: float = 5.0) -> Verdict:
     """The verdict a client gets from a service that answers with `handler`."""
 
     async def main() -> Verdict:
-        async with serving(handler) as url, calling(url, timeout) as client:
+        async with serving(handler) as url, calling(url, seconds) as client:
             return await client.check(b"{}")
 
     return asyncio.run(main())
 
 
-def record(handler: Handler, timeout: float = 5.0) -> tuple[Delivery, int | None]:
+def record(handler: Handler, seconds: float = 5.0) -> tuple[Delivery, int | None]:
     """What becomes of a record at a service that answers with `handler`."""
 
     async def main() -> tuple[Delivery, int | None]:
-        async with serving(handler) as url, calling(url, timeout) as client:
+        async with serving(handler) as url, calling(url, seconds) as client:
             return await client.record(b"{}")
 
     return asyncio.run(main())
@@ -197,8 +197,8 @@ def test_a_redirect_is_not_followed(status: int) -> None:
 @pytest.mark.parametrize("handler", [hang, drip])
 def test_the_timeout_covers_the_whole_call(handler: Handler) -> None:
     start = time.monotonic()
-    assert check(handler, timeout=0.2).cause is Cause.TIMEOUT
-    assert record(handler, timeout=0.2) == (Delivery.RETRY, None)
+    assert check(handler, seconds=0.2).cause is Cause.TIMEOUT
+    assert record(handler, seconds=0.2) == (Delivery.RETRY, None)
     assert time.monotonic() - start < 2
 
 
@@ -207,7 +207,7 @@ def test_an_answer_within_the_timeout_counts_however_slow() -> None:
         await asyncio.sleep(0.2)
         return web.Response(body=BLOCK)
 
-    assert check(handler, timeout=3).decision is Decision.BLOCK
+    assert check(handler, seconds=3).decision is Decision.BLOCK
 
 
 def test_an_answer_without_an_end_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +344,7 @@ def test_many_checks_at_once_do_not_wait_for_one_another() -> None:
         return web.Response(body=BLOCK)
 
     async def main() -> list[Verdict]:
-        async with serving(handler) as url, calling(url, timeout=4) as client:
+        async with serving(handler) as url, calling(url, seconds=4) as client:
             return await asyncio.gather(*(client.check(b"{}") for _ in range(250)))
 
     assert {verdict.decision for verdict in asyncio.run(main())} == {Decision.BLOCK}

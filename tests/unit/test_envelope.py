@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-from samples import SENDER, identity
 
 from akto_guardrails.envelope import (
     LONGEST_BODY,
@@ -20,6 +19,7 @@ from akto_guardrails.envelope import (
     tags_of,
 )
 from akto_guardrails.json_text import json_length, json_text
+from unit.samples import SENDER, identity
 
 
 def built(**changes: Any) -> dict[str, Any]:
@@ -95,6 +95,10 @@ class TestLimits:
     def test_a_string_of_exactly_the_limit_fits_and_one_more_does_not(self, fill: str, most: int) -> None:
         assert fits(fill * most)
         assert not fits(fill * (most + 1))
+
+    def test_the_limits_are_those_of_the_service(self) -> None:
+        assert LONGEST_STRING == 262_144
+        assert LONGEST_BODY == 2_097_152
 
     def test_a_long_text_in_another_script_fits(self) -> None:
         assert fits(payload_of({"messages": [{"role": "user", "content": "\u0436" * 200_000}]}))

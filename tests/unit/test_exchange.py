@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from samples import exchange
-
 from akto_guardrails.exchange import OpenExchanges
+from unit.samples import exchange
 
 
 def test_an_exchange_is_handed_out_exactly_once() -> None:

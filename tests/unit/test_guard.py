@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import logging
@@ -10,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from samples import CARD, MASKED_CARD, Key, chat, settings
 
+from akto_guardrails import guard as guard_module
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import LONGEST_STRING
+from akto_guardrails.exchange import OpenExchanges
 from akto_guardrails.guard import Guard, Refusal
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
+from unit.samples import CARD, MASKED_CARD, Key, chat, settings
 
 ALLOW = Verdict(Decision.ALLOW)
 BLOCK = Verdict(Decision.BLOCK, reason="Prompt injection detected", behaviour="block")
@@ -392,6 +395,13 @@ class TestInternalError:
         assert line.levelno == logging.ERROR
         assert "ValueError" in line.getMessage()
 
+    def test_a_request_that_passes_is_recorded_all_the_same(self) -> None:
+        guarded = Guarded(ValueError("secret-content"))
+        data = chat()
+        guarded.check(data)
+        guarded.finish(data)
+        assert [record["status"] for record in guarded.records] == ["200"]
+
     def test_fail_closed_refuses_the_request(self) -> None:
         refusal = Guarded(ValueError("secret-content"), UNREACHABLE_FALLBACK="fail_closed").refusal(chat())
         assert (refusal.status, refusal.judged) == (503, False)
@@ -462,7 +472,6 @@ class TestWatching:
     ) -> None:
         guarded = Guarded(ValueError("secret-content"), SYNC_MODE="false")
         guarded.check(chat())
-        del guarded.client
         assert guarded.counters.snapshot().get("unavailable_internal") == 1
         assert "secret-content" not in caplog.text
 
@@ -495,10 +504,8 @@ def test_no_log_line_at_any_level_holds_content_or_credentials(
     guarded = Guarded(verdict, SYNC_MODE=mode, AKTO_API_TOKEN="secret-token")
     data = chat(text, proxy_server_request={"headers": {"user-agent": "secret-header", "x-auth-token": "secret"}})
     with caplog.at_level(logging.DEBUG):
-        try:
+        with contextlib.suppress(Refusal):
             guarded.check(data)
-        except Refusal:
-            pass
         guarded.finish(data, {"text": "secret-answer"})
         guarded.guard.note_internal_error(ValueError("secret-error"))
     assert caplog.records
@@ -508,6 +515,17 @@ def test_no_log_line_at_any_level_holds_content_or_credentials(
 def test_the_text_of_a_refusal_of_the_guard_itself_holds_no_content() -> None:
     refusal = Guarded(Verdict(Decision.ALLOW, mask='{"text": "secret-mask"}')).refusal(chat("secret-prompt"))
     assert "secret" not in refusal.message
+
+
+def test_an_exchange_that_has_to_make_room_is_recorded_without_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "OpenExchanges", lambda: OpenExchanges(most=1))
+    guarded = Guarded()
+    guarded.check(chat("first"))
+    guarded.check(chat("second"))
+    (record,) = guarded.records
+    assert content_of(record)["messages"][0]["content"] == "first"
+    assert record["responsePayload"] is None
+    assert guarded.counters.snapshot()["exchanges_evicted"] == 1
 
 
 def test_the_call_type_of_an_open_request_is_known_until_it_is_recorded() -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from samples import Key, LoggingObject
 
 from akto_guardrails.identity import Identity, call_id_of, identity_of, route_of
+from unit.samples import Key, LoggingObject
 
 
 def identify(
-    data: dict[str, Any] | None = None, key: Key | None = None, *, trust: bool = True, forward: frozenset[str] = frozenset()
+    data: dict[str, Any] | None = None,
+    key: Key | None = None,
+    *,
+    trust: bool = True,
+    forward: frozenset[str] = frozenset(),
 ) -> Identity:
     """The identity behind `data`."""
     return identity_of(
@@ -93,6 +97,24 @@ def test_only_listed_headers_are_mirrored() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accept",
+        "accept-language",
+        "anthropic-version",
+        "origin",
+        "traceparent",
+        "user-agent",
+        "x-forwarded-for",
+        "x-litellm-call-id",
+    ],
+)
+def test_every_header_of_the_list_is_mirrored_under_its_lower_case_name(name: str) -> None:
+    data = {"proxy_server_request": {"headers": {name.title(): "value"}}}
+    assert identify(data).headers[name] == "value"
+
+
 def test_the_operator_can_add_headers_to_the_list() -> None:
     found = identify(with_headers(X_Tenant="blue", x_other="no"), forward=frozenset({"x-tenant"}))
     assert found.headers["x-tenant"] == "blue"
@@ -152,7 +174,10 @@ def test_the_request_id_is_the_clients_or_else_the_call_id() -> None:
 
 @pytest.mark.parametrize("bucket", ["metadata", "litellm_metadata"])
 def test_the_client_address_is_the_peer_litellm_saw_and_not_what_a_header_says(bucket: str) -> None:
-    data = {**with_headers(x_forwarded_for="6.6.6.6", x_real_ip="6.6.6.6"), bucket: {"requester_ip_address": "10.1.2.3"}}
+    data = {
+        **with_headers(x_forwarded_for="6.6.6.6", x_real_ip="6.6.6.6"),
+        bucket: {"requester_ip_address": "10.1.2.3"},
+    }
     assert identify(data).client_ip == "10.1.2.3"
 
 

@@ -22,15 +22,10 @@ def guard_logger() -> Iterator[logging.Logger]:
 def test_the_first_line_comes_at_once_and_the_next_after_half_a_minute_with_the_count(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    now = 1000.0
-    limited = RateLimited(logging.getLogger("test"), logging.WARNING, clock=lambda: now)
-    limited.log("failed: %s", "a")
-    for now in (1001.0, 1010.0, 1029.9):
-        limited.log("failed: %s", "b")
-    now = 1030.0
-    limited.log("failed: %s", "c")
-    now = 1061.0
-    limited.log("failed: %s", "d")
+    times = iter((1000.0, 1001.0, 1010.0, 1029.9, 1030.0, 1061.0))
+    limited = RateLimited(logging.getLogger("test"), logging.WARNING, clock=lambda: next(times))
+    for letter in "abbbcd":
+        limited.log("failed: %s", letter)
     assert [line.getMessage() for line in caplog.records] == [
         "failed: a",
         "failed: c (3 more like it since the last line)",

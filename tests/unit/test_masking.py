@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from samples import CARD, MASKED_CARD
 
 from akto_guardrails.content import content_of
 from akto_guardrails.masking import UnmappableMask, apply_mask, masked_strings
+from unit.samples import CARD, MASKED_CARD
 
 SYSTEM = "You are a shop assistant."
 PLACE = ("messages", 1, "content")
@@ -88,7 +88,8 @@ def test_a_mask_never_touches_what_only_names_something(entry: dict[str, Any], c
 
 
 @pytest.mark.parametrize(
-    "returned", ["", MASKED_CARD, "null", "[]", "7", '{"body": 7}', '{"body": "text"}', '{"body": null}', '{"body": []}']
+    "returned",
+    ["", MASKED_CARD, "null", "[]", "7", '{"body": 7}', '{"body": "text"}', '{"body": null}', '{"body": []}'],
 )
 def test_what_is_no_request_at_all_cannot_be_mapped(returned: str) -> None:
     with pytest.raises(UnmappableMask):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
@@ -80,6 +82,24 @@ def test_a_record_that_is_not_taken_now_is_sent_again() -> None:
     service = Service([RETRY, (Delivery.RETRY, None)])
     assert run(service.send, [b"a"]) == {"records_delivered": 1, "records_retried": 2}
     assert service.sent == [b"a", b"a", b"a"]
+
+
+def test_the_pauses_between_attempts_grow() -> None:
+    times: list[float] = []
+
+    async def send(record: bytes) -> Outcome:
+        times.append(time.monotonic())
+        return RETRY
+
+    async def main() -> None:
+        recorder = Recorder(send, Counters(), first_pause=0.02)
+        recorder.put(b"a")
+        await recorder.flush(5)
+
+    asyncio.run(main())
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses[0] >= 0.01
+    assert pauses[4] >= 0.16
 
 
 def test_a_record_that_is_never_taken_is_dropped_and_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -170,12 +190,13 @@ def test_bytes_of_delivered_records_do_not_count_against_the_bound(monkeypatch: 
     async def main() -> None:
         recorder = Recorder(service.send, Counters())
         for _ in range(10):
-            recorder.put(b"a" * 80)
+            recorder.put(b"a" * 40)
+            recorder.put(b"b" * 40)
             await asyncio.sleep(0.005)
         await recorder.flush(5)
 
     asyncio.run(main())
-    assert len(service.taken) == 10
+    assert len(service.taken) == 20
 
 
 def test_a_single_record_above_the_bound_of_bytes_is_still_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +212,25 @@ def test_a_flush_ends_in_time_and_counts_what_is_left(caplog: pytest.LogCaptureF
 
     assert run(send, [b"x"] * 7, flush_seconds=0.05) == {"records_dropped": 7}
     assert "7 records could not be delivered" in caplog.text
+
+
+def test_nothing_is_sent_any_more_after_a_flush() -> None:
+    taken: list[bytes] = []
+
+    async def send(record: bytes) -> Outcome:
+        await asyncio.sleep(0.05)
+        taken.append(record)
+        return DELIVERED
+
+    async def main() -> None:
+        recorder = Recorder(send, Counters())
+        for _ in range(20):
+            recorder.put(b"x")
+        await recorder.flush(0.01)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    assert taken == []
 
 
 def test_a_flush_without_records_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from samples import REQUIRED, settings
 
 from akto_guardrails.settings import Problem, SettingsError, load_settings, report
+from unit.samples import REQUIRED, settings
 
 
 def problems_of(environment: dict[str, str]) -> list[str]:

@@ -103,9 +103,7 @@ def test_a_text_completion_keeps_its_own_shape() -> None:
 
 def test_a_stream_that_ended_early_gives_what_came() -> None:
     body = body_of(chunk(choice(content="half")))
-    assert body["choices"] == [
-        {"index": 0, "finish_reason": None, "message": {"role": "assistant", "content": "half"}}
-    ]
+    assert body["choices"] == [{"index": 0, "finish_reason": None, "message": {"role": "assistant", "content": "half"}}]
 
 
 def test_a_stream_in_which_nothing_came_has_no_body() -> None:
@@ -116,7 +114,7 @@ def test_items_of_an_unknown_kind_are_passed_over() -> None:
     assert body_of(None, 7, object(), chunk(choice(content="a")))["choices"][0]["message"]["content"] == "a"
 
 
-class _EventType(str, Enum):
+class _EventType(str, Enum):  # noqa: UP042 - a StrEnum has another str()
     """Event types as LiteLLM has them: strings that are enum members as well."""
 
     DELTA = "response.output_text.delta"
@@ -190,7 +188,12 @@ def sse(events: list[dict[str, Any]], line_end: str = "\n") -> bytes:
 def test_raw_bytes_split_anywhere_make_the_same_message(size: int, line_end: str) -> None:
     raw = sse(ANTHROPIC, line_end)
     body = body_of(*(raw[start : start + size] for start in range(0, len(raw), size)))
-    assert (body["id"], body["role"], body["model"], body["stop_reason"]) == ("msg_1", "assistant", "claude", "tool_use")
+    assert (body["id"], body["role"], body["model"], body["stop_reason"]) == (
+        "msg_1",
+        "assistant",
+        "claude",
+        "tool_use",
+    )
     assert body["usage"] == {"input_tokens": 9, "output_tokens": 20}
     assert body["content"][:2] == [
         {"type": "thinking", "thinking": "hm"},

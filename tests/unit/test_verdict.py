@@ -110,12 +110,14 @@ def test_every_exception_from_the_examples_is_still_there() -> None:
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
-        (301, Cause.REDIRECT),
+        (300, Cause.REDIRECT),
         (302, Cause.REDIRECT),
+        (399, Cause.REDIRECT),
+        (400, Cause.REJECTED),
         (401, Cause.CREDENTIALS),
-        (403, Cause.REJECTED),
         (404, Cause.REJECTED),
         (422, Cause.REJECTED),
+        (499, Cause.REJECTED),
         (500, Cause.SERVER_ERROR),
         (503, Cause.SERVER_ERROR),
     ],
@@ -230,6 +232,12 @@ def test_a_verdict_in_an_error_object_is_understood(behaviour: str, decision: De
     verdict = verdict_of_answer(200, json.dumps(answer).encode())
     assert verdict.decision is decision
     assert verdict.reason == "from the message"
+
+
+@pytest.mark.parametrize("name", ["reason", "Reason"])
+def test_the_reason_in_an_error_object_comes_before_its_message(name: str) -> None:
+    answer = {"error": {"message": "from the message", "data": {"behaviour": "block", name: "from the data"}}}
+    assert verdict_of_answer(200, json.dumps(answer).encode()).reason == "from the data"
 
 
 @pytest.mark.parametrize("error", ["text", {"message": "broken"}, {"data": "text"}, []])

@@ -1,0 +1,101 @@
+"""What is left out of the text that Akto gets: base64 media, which nobody can read, and credentials.
+
+Decided by structure, not by how a string looks: text must not pass for media, nor a tool's parameter called
+`api_key` for a credential.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}\s*+")
+_SHORTEST_MEDIA: Final = 256
+_MEDIA_TYPES: Final = ("image/", "audio/", "video/", "application/pdf")
+_TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType")
+_URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
+
+_CREDENTIAL_NAME: Final = re.compile(
+    r"(?:.*_)?(?:api_?key|token|secret|password|credentials?|authorization)|aws_.*|headers|extra_headers", re.IGNORECASE
+)
+LEFT_OUT: Final = "[left out]"
+
+
+def is_credential_name(name: object) -> bool:
+    """Whether a parameter of LiteLLM called `name` holds a credential, or headers that may."""
+    return isinstance(name, str) and _CREDENTIAL_NAME.fullmatch(name) is not None
+
+
+def without_credentials(key: str, value: Any) -> Any:
+    """The value of a request's top-level `key` without credentials; the same object when there are none.
+
+    They stand in MCP tools (`headers`, `authorization`), in each of the client's `fallbacks`, and in `extra_body`.
+    """
+    if key == "tools":
+        return _mapped(value, lambda tool: _blanked(tool) if _is_mcp(tool) else tool)
+    if key.endswith("fallbacks"):
+        return _mapped(value, _blanked)
+    return _blanked(value) if key == "extra_body" else value
+
+
+def without_media(value: Any) -> Any:
+    """`value` with base64 media replaced by a note of its length; the same object when there is none."""
+    if isinstance(value, list):
+        return _mapped(value, without_media)
+    if not isinstance(value, dict):
+        return value
+    entries = {
+        name: _media_note(child) if _is_media(name, child, value) else without_media(child)
+        for name, child in value.items()
+    }
+    return entries if _differ(entries.values(), value.values()) else value
+
+
+def _is_media(name: object, child: object, holder: dict[str, Any]) -> bool:
+    if not isinstance(child, str) or len(child) < _SHORTEST_MEDIA:
+        return False
+    if name in _URL_NAMES:
+        head, _, body = child.partition(";base64,")
+        return head.startswith("data:") and _is_media_type(head[5:]) and _is_base64(body)
+    if name != "data":
+        return False
+    declared = next((holder[each] for each in _TYPE_NAMES if isinstance(holder.get(each), str)), "")
+    # OpenAI's input_audio names a format in place of a type.
+    is_media = _is_media_type(declared) or (not declared and holder.get("format") in ("wav", "mp3"))
+    return is_media and holder.get("type") in (None, "base64") and _is_base64(child)
+
+
+def _is_media_type(declared: str) -> bool:
+    return declared.startswith(_MEDIA_TYPES)
+
+
+def _is_base64(text: str) -> bool:
+    return _BASE64.fullmatch(text) is not None
+
+
+def _media_note(value: str) -> str:
+    kind = value.partition(",")[0] if value.startswith("data:") else "base64"
+    return f"[{kind}: {len(value)} characters left out]"
+
+
+def _is_mcp(tool: object) -> bool:
+    return isinstance(tool, dict) and tool.get("type") == "mcp"
+
+
+def _blanked(holder: Any) -> Any:
+    """`holder` with what its credential names hold blanked."""
+    if not isinstance(holder, dict) or not any(is_credential_name(name) for name in holder):
+        return holder
+    return {name: LEFT_OUT if is_credential_name(name) else child for name, child in holder.items()}
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if not isinstance(value, list):
+        return change(value)
+    items = [change(item) for item in value]
+    return items if _differ(items, value) else value
+
+
+def _differ(new: Iterable[object], old: Iterable[object]) -> bool:
+    return any(a is not b for a, b in zip(new, old, strict=True))

@@ -1,0 +1,126 @@
+"""When Akto gives no usable verdict, UNREACHABLE_FALLBACK decides, and the cause is named and counted."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from integration.containers import GuardedProxy, MockAkto, MockLlm, chat_body
+
+VERDICT = {"Allowed": True, "Modified": False, "ModifiedPayload": "", "Reason": "", "behaviour": ""}
+ALLOW = {"success": True, "message": "", "data": {"success": True, "guardrailsResult": VERDICT}}
+BLOCK = {"success": True, "data": {"guardrailsResult": VERDICT | {"Allowed": False, "behaviour": "block"}}}
+
+
+def test_fail_closed_refuses_with_503_in_the_shape_the_sdks_understand(
+    shared_proxy: Any, akto: MockAkto, llm: MockLlm
+) -> None:
+    proxy: GuardedProxy = shared_proxy(UNREACHABLE_FALLBACK="fail_closed")
+    akto.answer("check", {"status": 502, "raw_body": "bad gateway"})
+    chat = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="sk.a", max_retries=0)
+    for stream in (False, True):
+        with pytest.raises(openai.InternalServerError) as refused:
+            chat.chat.completions.create(**chat_body("hello"), stream=stream)
+        assert refused.value.status_code == 503
+        assert "could not check this request" in refused.value.message
+    messages = anthropic.Anthropic(base_url=proxy.url, api_key="sk.a", max_retries=0)
+    with pytest.raises(anthropic.InternalServerError) as unavailable:
+        messages.messages.create(model="claude", max_tokens=9, messages=[{"role": "user", "content": "hi"}])
+    assert unavailable.value.status_code == 503
+    assert llm.requests() == []
+    records = akto.wait_for("record", 3)
+    assert {record["body"]["statusCode"] for record in records} == {"503"}
+    assert "502" not in refused.value.message, "the client has no business with Akto's inside"
+
+
+def test_a_redirect_is_not_followed(proxy: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    location = "http://mock-akto:8080/api/http-proxy?guardrails=true&from=redirect"
+    akto.answer("check", {"status": 307, "raw_body": "", "headers": {"Location": location}})
+    assert proxy.chat("hello").status_code == 200
+    assert len(akto.calls("check")) == 1
+    assert "no verdict from Akto | redirect" in proxy.guard_log()
+
+
+@pytest.mark.parametrize("fallback", ["fail_open", "fail_closed"])
+def test_the_time_out_is_the_total_for_one_check(
+    shared_proxy: Any, akto: MockAkto, llm: MockLlm, fallback: str
+) -> None:
+    proxy = shared_proxy(TIMEOUT="1", UNREACHABLE_FALLBACK=fallback)
+    for answer in ({"status": 200, "body": BLOCK, "delay_ms": 3000}, {"status": 200, "body": BLOCK, "drip_ms": 300}):
+        akto.answer("check", answer)
+        began = time.monotonic()
+        status = proxy.chat("hello").status_code
+        assert 0.9 < time.monotonic() - began < 2
+        assert status == (200 if fallback == "fail_open" else 503)
+    assert "no verdict from Akto | timeout" in proxy.guard_log()
+
+
+def test_many_slow_checks_at_once_all_get_their_verdict(proxy: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    akto.answer("check", {"status": 200, "body": BLOCK, "delay_ms": 3000})
+    with concurrent.futures.ThreadPoolExecutor(150) as pool:
+        statuses = list(pool.map(lambda _: proxy.chat("hello").status_code, range(150)))
+    assert statuses == [403] * 150
+    assert llm.requests() == []
+
+
+@pytest.mark.parametrize("fallback", ["fail_open", "fail_closed"])
+def test_nobody_listens(start_proxy: Any, akto: MockAkto, llm: MockLlm, fallback: str) -> None:
+    env = {"DATA_INGESTION_SERVICE_URL": "http://mock-akto:9", "UNREACHABLE_FALLBACK": fallback}
+    proxy: GuardedProxy = start_proxy(env=env)
+    began = time.monotonic()
+    assert proxy.chat("hello").status_code == (200 if fallback == "fail_open" else 503)
+    assert time.monotonic() - began < 3
+    assert "no verdict from Akto | connection" in proxy.guard_log()
+
+
+def test_a_refused_token_is_an_error_about_credentials_named_once_not_for_each_request(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm
+) -> None:
+    akto.accept_token("another-token")
+    proxy: GuardedProxy = start_proxy()
+    for _ in range(5):
+        assert proxy.chat("hello").status_code == 200
+    lines = [line for line in proxy.guard_log().splitlines() if "credentials" in line]
+    assert len(lines) == 1
+    assert " ERROR " in lines[0]
+    assert "AKTO_API_TOKEN" in lines[0]
+
+
+CAUSES = {
+    "timeout": {"status": 200, "body": ALLOW, "delay_ms": 2000},
+    "connection": {"connection": "reset"},
+    "credentials": {"status": 401, "raw_body": "no"},
+    "redirect": {"status": 302, "raw_body": "", "headers": {"Location": "/"}},
+    "rejected": {"status": 422, "body": {"success": False}},
+    "server_error": {"status": 500, "raw_body": "oops"},
+    "unreadable": {"status": 200, "raw_body": "<html>"},
+    "no_verdict": {"status": 200, "body": {"success": True, "data": {}}},
+    "service_fail_open": {"status": 200, "body": {"data": {"guardrailsResult": VERDICT | {"failOpen": True}}}},
+}
+
+
+def test_each_cause_has_its_own_counter(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = start_proxy(env={"TIMEOUT": "1"})
+    for times, answer in enumerate(CAUSES.values(), start=1):
+        akto.answer("check", answer)
+        for _ in range(times):
+            assert proxy.chat("hello").status_code == 200
+    assert proxy.chat("word " * 60_000).status_code == 413
+    proxy.container.get_wrapped_container().stop(timeout=30)
+    (line,) = [line for line in proxy.guard_log().splitlines() if "GuardrailsHandler stopped" in line]
+    counters = json.loads(line.split(" | ")[1])
+    assert {name: counters[f"unavailable_{name}"] for name in CAUSES} == {
+        name: times for times, name in enumerate(CAUSES, start=1)
+    }
+    assert counters["unavailable_too_large"] == 1
+
+
+def test_the_guard_recovers_when_akto_does(proxy: GuardedProxy, akto: MockAkto) -> None:
+    akto.answer("check", {"status": 503, "raw_body": "", "times": 3})
+    assert [proxy.chat("zebra-block").status_code for _ in range(4)] == [200, 200, 200, 403]

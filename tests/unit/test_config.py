@@ -1,0 +1,374 @@
+"""The operator's config: read, flattened, with the callback injected, written to a private copy."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher.config import CALLBACK, ConfigError, Source, injected, read, shadows_the_guard, write_private
+
+DOCUMENTED = "custom_hooks.proxy_handler_instance"
+AKTOS_FILE = "import httpx\n\n\nclass GuardrailsHandler(CustomLogger):\n    pass\n"
+OWN_FILE = "class MyLogger(CustomLogger):\n    pass  # not a GuardrailsHandler\n"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """The directory the operator mounts."""
+    directory = tmp_path / "mounted"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """The directory private copies are made in."""
+    directory = tmp_path / "private"
+    directory.mkdir()
+    return directory
+
+
+def config_file(directory: Path, text: str = "model_list: []\n", name: str = "config.yaml") -> Path:
+    """A config with this text."""
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def callbacks_of(path: Path) -> list[Any]:
+    """The callbacks LiteLLM gets for the config at `path`."""
+    return injected(read(path))["litellm_settings"]["callbacks"]
+
+
+def error_of(path: Path) -> ConfigError:
+    """What is wrong with the config at `path`."""
+    with pytest.raises(ConfigError) as caught:
+        injected(read(path))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("", [CALLBACK]),
+        ("litellm_settings:\n", [CALLBACK]),
+        ("litellm_settings: {}\n", [CALLBACK]),
+        ("litellm_settings: {callbacks: }\n", [CALLBACK]),
+        ("litellm_settings: {callbacks: []}\n", [CALLBACK]),
+        ("litellm_settings: {callbacks: my.logger}\n", [CALLBACK, "my.logger"]),
+        ("litellm_settings: {callbacks: [prometheus, my.logger]}\n", [CALLBACK, "prometheus", "my.logger"]),
+        (f"litellm_settings: {{callbacks: {CALLBACK}}}\n", [CALLBACK]),
+        (f"litellm_settings: {{callbacks: [otel, {CALLBACK}, {CALLBACK}]}}\n", [CALLBACK, "otel"]),
+        (f"litellm_settings: {{callbacks: {DOCUMENTED}}}\n", [CALLBACK]),
+        (f"litellm_settings: {{callbacks: [otel, {DOCUMENTED}, {CALLBACK}]}}\n", [CALLBACK, "otel"]),
+        ("litellm_settings: {callbacks: [custom_hooks.another]}\n", [CALLBACK, "custom_hooks.another"]),
+    ],
+)
+def test_every_form_of_callbacks_becomes_a_list_with_one_guard_in_front(
+    mounted: Path, settings: str, expected: list[str]
+) -> None:
+    assert callbacks_of(config_file(mounted, f"model_list: []\n{settings}")) == expected
+
+
+def test_without_a_config_one_is_made_that_holds_the_guard_only() -> None:
+    assert injected(Source(None, {})) == {"litellm_settings": {"callbacks": [CALLBACK]}}
+
+
+def test_everything_else_in_the_config_stays(mounted: Path) -> None:
+    text = """
+model_list:
+  - model_name: gpt
+    litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/OPENAI_API_KEY}
+litellm_settings: {drop_params: true, callbacks: [otel], success_callback: [langfuse]}
+general_settings: {master_key: os.environ/LITELLM_MASTER_KEY}
+"""
+    expected = yaml.safe_load(text)
+    expected["litellm_settings"]["callbacks"] = [CALLBACK, "otel"]
+    assert injected(read(config_file(mounted, text))) == expected
+
+
+@pytest.mark.parametrize("value", ["7", "true", "{a: b}"])
+def test_callbacks_of_another_kind_are_refused(mounted: Path, value: str) -> None:
+    error = error_of(config_file(mounted, f"litellm_settings: {{callbacks: {value}}}\n"))
+    assert "callbacks" in error.what
+    assert error.fix
+
+
+@pytest.mark.parametrize("value", ["[]", "text", "7"])
+def test_settings_that_are_no_mapping_are_refused(mounted: Path, value: str) -> None:
+    assert "litellm_settings" in error_of(config_file(mounted, f"litellm_settings: {value}\nmodel_list: []\n")).what
+
+
+class TestDocumentedCallback:
+    """The callback Akto's documentation names, and whose file it is."""
+
+    TEXT = f"litellm_settings: {{callbacks: [{DOCUMENTED}, otel]}}\n"
+
+    def test_without_a_file_it_means_this_guard(self, mounted: Path) -> None:
+        assert callbacks_of(config_file(mounted, self.TEXT)) == [CALLBACK, "otel"]
+
+    def test_with_aktos_file_it_means_this_guard(self, mounted: Path) -> None:
+        (mounted / "custom_hooks.py").write_text(AKTOS_FILE)
+        assert callbacks_of(config_file(mounted, self.TEXT)) == [CALLBACK, "otel"]
+
+    def test_with_a_file_of_the_operators_own_it_stays(self, mounted: Path) -> None:
+        (mounted / "custom_hooks.py").write_text(OWN_FILE)
+        assert callbacks_of(config_file(mounted, self.TEXT)) == [CALLBACK, DOCUMENTED, "otel"]
+
+    def test_a_file_that_is_not_utf8_is_still_told_apart(self, mounted: Path) -> None:
+        (mounted / "custom_hooks.py").write_bytes(b"# caf\xe9\n" + AKTOS_FILE.encode())
+        assert callbacks_of(config_file(mounted, self.TEXT)) == [CALLBACK, "otel"]
+
+    def test_a_file_in_another_directory_does_not_count(self, mounted: Path) -> None:
+        (mounted / "custom_hooks.py").write_text(OWN_FILE)
+        assert callbacks_of(config_file(mounted / "below", self.TEXT)) == [CALLBACK, "otel"]
+
+    def test_what_cannot_be_read_is_taken_for_the_operators_own(self, mounted: Path) -> None:
+        (mounted / "custom_hooks.py").mkdir()
+        assert callbacks_of(config_file(mounted, self.TEXT)) == [CALLBACK, DOCUMENTED, "otel"]
+
+
+class TestInclude:
+    """Included files, merged as LiteLLM merges them."""
+
+    def test_lists_are_extended_and_everything_else_is_replaced(self, mounted: Path) -> None:
+        config_file(mounted, "model_list: [b]\nlitellm_settings: {callbacks: [otel]}\nextra: 1\n", "more.yaml")
+        root = "include: [more.yaml]\nmodel_list: [a]\nlitellm_settings: {drop_params: true, callbacks: [my.logger]}\n"
+        assert injected(read(config_file(mounted, root))) == {
+            "model_list": ["a", "b"],
+            "litellm_settings": {"callbacks": [CALLBACK, "otel"]},
+            "extra": 1,
+        }
+
+    def test_later_files_win_over_earlier_ones_and_nested_ones_come_last(self, mounted: Path) -> None:
+        config_file(mounted, "include: [nested.yaml]\nmodel_list: [1]\nwinner: first\n", "first.yaml")
+        config_file(mounted, "model_list: [2]\nwinner: second\n", "second.yaml")
+        config_file(mounted, "model_list: [3]\nwinner: nested\n", "nested.yaml")
+        source = read(config_file(mounted, "include: [first.yaml, second.yaml]\nmodel_list: [0]\n"))
+        assert source.content == {"model_list": [0, 1, 2, 3], "winner": "nested"}
+
+    def test_a_name_is_looked_up_beside_the_file_that_includes_it(self, mounted: Path) -> None:
+        config_file(mounted, "include: [models.yaml]\nmodel_list: [b]\n", "below/team.yaml")
+        config_file(mounted, "model_list: [beside]\n", "below/models.yaml")
+        config_file(mounted, "model_list: [root]\n", "models.yaml")
+        source = read(config_file(mounted, "include: [below/team.yaml]\nmodel_list: [a]\n"))
+        assert source.content["model_list"] == ["a", "b", "beside"]
+
+    def test_failing_that_it_is_looked_up_beside_the_root_config(self, mounted: Path) -> None:
+        config_file(mounted, "include: [models.yaml]\nmodel_list: [b]\n", "below/team.yaml")
+        config_file(mounted, "model_list: [root]\n", "models.yaml")
+        source = read(config_file(mounted, "include: [below/team.yaml]\nmodel_list: [a]\n"))
+        assert source.content["model_list"] == ["a", "b", "root"]
+
+    def test_an_absolute_name_is_taken_as_it_is(self, mounted: Path, tmp_path: Path) -> None:
+        elsewhere = config_file(tmp_path, "model_list: [b]\n", "elsewhere.yaml")
+        source = read(config_file(mounted, f"include: ['{elsewhere}']\nmodel_list: [a]\n"))
+        assert source.content["model_list"] == ["a", "b"]
+
+    def test_each_file_is_taken_once_even_in_a_circle(self, mounted: Path) -> None:
+        config_file(mounted, "include: [config.yaml, b.yaml, ./b.yaml]\nmodel_list: [b]\n", "b.yaml")
+        source = read(config_file(mounted, "include: [b.yaml, b.yaml]\nmodel_list: [a]\n"))
+        assert source.content == {"model_list": ["a", "b"]}
+
+    def test_the_copy_includes_nothing_any_more(self, mounted: Path, private: Path) -> None:
+        config_file(mounted, "model_list: [b]\n", "more.yaml")
+        source = read(config_file(mounted, "include: [more.yaml]\nmodel_list: [a]\n"))
+        assert "include" not in yaml.safe_load(write_private(injected(source), source, private).read_text())
+
+    @pytest.mark.parametrize("value", ["more.yaml", "{a: b}", "[7]", "[more.yaml, {a: b}]"])
+    def test_what_is_no_list_of_names_is_refused(self, mounted: Path, value: str) -> None:
+        error = error_of(config_file(mounted, f"include: {value}\n"))
+        assert "include" in error.what
+        assert str(mounted) in error.what
+
+    def test_a_missing_file_is_named_with_the_one_that_includes_it(self, mounted: Path) -> None:
+        config_file(mounted, "include: [gone.yaml]\nmodel_list: []\n", "more.yaml")
+        error = error_of(config_file(mounted, "include: [more.yaml]\n"))
+        assert str(mounted / "gone.yaml") in error.what
+        assert str(mounted / "more.yaml") in error.what
+        assert "does not exist" in error.what
+
+
+class TestUnreadable:
+    """Configs that cannot be used, and what the operator is told."""
+
+    def test_a_missing_file(self, mounted: Path) -> None:
+        error = error_of(mounted / "config.yaml")
+        assert error.what == f"The config {mounted / 'config.yaml'} does not exist."
+        assert "Mount" in error.fix
+
+    def test_a_directory(self, mounted: Path) -> None:
+        error = error_of(mounted)
+        assert "cannot be read" in error.what
+        assert "directory" in error.fix
+
+    def test_a_file_that_is_not_text(self, mounted: Path) -> None:
+        path = mounted / "config.yaml"
+        path.write_bytes(b"key: \xff\xfe")
+        assert "not UTF-8 text (byte 5)" in error_of(path).what
+
+    def test_a_file_this_user_may_not_read(self, mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*_: object, **__: object) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        path = config_file(mounted)
+        path.chmod(0)
+        monkeypatch.setattr(Path, "read_text", refused)  # root may read every file
+        error = error_of(path)
+        assert f"user {os.getuid()}" in error.what
+        assert "0000" in error.what
+        assert "chmod" in error.fix
+
+    @pytest.mark.parametrize("text", ["", "\n# only a comment\n", "{}"])
+    def test_an_empty_file(self, mounted: Path, text: str) -> None:
+        assert "is empty" in error_of(config_file(mounted, text)).what
+
+    @pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", "7\n"])
+    def test_a_file_without_a_mapping_at_the_top(self, mounted: Path, text: str) -> None:
+        assert "not a mapping" in error_of(config_file(mounted, text)).what
+
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ("a: 1\nkey: [sk-hunter2\nb: 2\n", "line 3, column 2"),
+            ("a: 1\n\tkey: sk-hunter2\n", "line 2, column 1"),
+            ("a: 1\nkey: 'sk-hunter2\n", "line 3, column 1"),
+            ("a: 1\n  key: sk-hunter2: x\n", "line 2, column 6"),
+            ("a: 1\nkey: *sk-hunter2\n", "line 2, column 6"),
+            ("a: 1\nkey: !sk-hunter2 x\n", "line 2, column 6"),
+            ("a: 1\nkey: !hunter2\n", "line 2, column 6"),
+            ("a: 1\nkey: @hunter2\n", "line 2, column 6"),
+            ("a: 1\nkey: &hunter2 1\nb: &hunter2 2\n", "line 3, column 4"),
+        ],
+        ids=["list", "tab", "quote", "colon", "alias", "tag", "tag-alone", "at", "anchor-twice"],
+    )
+    def test_invalid_yaml_is_told_by_line_and_column_without_the_text(
+        self, mounted: Path, text: str, place: str
+    ) -> None:
+        error = error_of(config_file(mounted, text))
+        assert place in error.what
+        assert "not valid YAML" in error.what
+        assert "hunter2" not in f"{error.what} {error.fix} {error}"
+
+    @pytest.mark.parametrize(
+        "text", ["key: \x00hunter2\n", "expires: 2024-13-45\nkey: hunter2\n"], ids=["control-character", "date"]
+    )
+    def test_what_the_parser_chokes_on_is_a_problem_like_any_other(self, mounted: Path, text: str) -> None:
+        error = error_of(config_file(mounted, text))
+        assert "not valid YAML" in error.what
+        assert "hunter2" not in str(error)
+
+    def test_the_cause_of_an_error_is_not_shown_with_it(self, mounted: Path) -> None:
+        error = error_of(config_file(mounted, "key: [sk-hunter2\n"))
+        assert error.__suppress_context__
+
+
+class TestPrivateCopy:
+    """What LiteLLM is pointed at."""
+
+    def test_only_this_user_can_read_it_whatever_the_umask(self, private: Path) -> None:
+        before = os.umask(0)
+        try:
+            copy = write_private({"a": 1}, Source(None, {}), private)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+        assert copy.parent.parent == private
+
+    def test_references_to_the_environment_are_kept_as_they_are(
+        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-secret")
+        source = read(config_file(mounted, "general_settings:\n  master_key: os.environ/LITELLM_MASTER_KEY\n"))
+        text = write_private(injected(source), source, private).read_text()
+        assert "master_key: os.environ/LITELLM_MASTER_KEY" in text
+        assert "sk-secret" not in text
+
+    def test_every_value_keeps_its_type_and_its_text(self, mounted: Path, private: Path) -> None:
+        text = """
+model_list: &models
+  - {version: "1.10", api_version: "2024-02-01", date: 2024-02-01, on: off, yes: "yes", code: "0123", octal: 0o17}
+again: *models
+null_text: "null"
+nothing: ~
+number: 1.0
+big: 123456789012345678901234567890
+other scripts: "Gr\u00fc\u00df Gott \u641c\u7d22 \U0001f600"
+lines: |
+  one
+    two: three
+
+long: "%s"
+colon: "a: b # c"
+""" % ("word " * 60)
+        source = read(config_file(mounted, text))
+        copy = write_private(source.content, source, private)
+        assert yaml.safe_load(copy.read_text(encoding="utf-8")) == yaml.safe_load(text)
+
+    def test_keys_keep_their_order(self, private: Path) -> None:
+        copy = write_private({"z": 1, "a": 2, "m": 3}, Source(None, {}), private)
+        assert list(yaml.safe_load(copy.read_text())) == ["z", "a", "m"]
+
+    def test_the_mounted_files_are_not_touched(self, mounted: Path, private: Path) -> None:
+        path = config_file(mounted, "model_list: []  # kept\n")
+        source = read(path)
+        write_private(injected(source), source, private)
+        assert path.read_text() == "model_list: []  # kept\n"
+        assert sorted(each.name for each in mounted.iterdir()) == ["config.yaml"]
+
+    def test_what_lies_beside_the_config_lies_beside_the_copy(self, mounted: Path, private: Path) -> None:
+        (mounted / "my_auth.py").write_text("async def auth(): ...\n")
+        config_file(mounted, "x = 1\n", "callbacks/logger.py")
+        source = read(config_file(mounted))
+        beside = write_private(injected(source), source, private).parent
+        assert (beside / "my_auth.py").read_text() == "async def auth(): ...\n"
+        assert (beside / "callbacks" / "logger.py").read_text() == "x = 1\n"
+
+    def test_a_relative_path_is_linked_as_well(
+        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (mounted / "my_auth.py").write_text("a = 1\n")
+        config_file(mounted)
+        monkeypatch.chdir(mounted)
+        source = read(Path("config.yaml"))
+        copy = write_private(injected(source), source, private)
+        monkeypatch.chdir("/")
+        assert (copy.parent / "my_auth.py").read_text() == "a = 1\n"
+
+    def test_files_as_kubernetes_mounts_them_are_linked(self, mounted: Path, private: Path) -> None:
+        config_file(mounted, "model_list: []\n", "..2026_01_01/config.yaml")
+        config_file(mounted, "a = 1\n", "..2026_01_01/my_auth.py")
+        (mounted / "..data").symlink_to("..2026_01_01")
+        (mounted / "config.yaml").symlink_to("..data/config.yaml")
+        (mounted / "my_auth.py").symlink_to("..data/my_auth.py")
+        source = read(mounted / "config.yaml")
+        beside = write_private(injected(source), source, private).parent
+        assert (beside / "my_auth.py").read_text() == "a = 1\n"
+
+    def test_the_copy_is_the_only_config_and_nothing_shadows_the_guard(self, mounted: Path, private: Path) -> None:
+        for name in ("akto_guardrails.py", ".hidden", "__pycache__/x.pyc", "config.yaml", "other.py"):
+            config_file(mounted, "model_list: [shadow]\n", name)
+        source = read(config_file(mounted, "model_list: [ours]\n", "proxy.yaml"))
+        copy = write_private(injected(source), source, private)
+        assert not copy.is_symlink()
+        assert yaml.safe_load(copy.read_text())["model_list"] == ["ours"]
+        assert sorted(each.name for each in copy.parent.iterdir()) == ["config.yaml", "other.py", "proxy.yaml"]
+
+    def test_every_copy_has_a_directory_of_its_own(self, private: Path) -> None:
+        copies = {write_private({"a": 1}, Source(None, {}), private).parent for _ in range(3)}
+        assert len(copies) == 3
+
+
+def test_a_module_that_would_shadow_the_guard_is_named(mounted: Path) -> None:
+    source = read(config_file(mounted))
+    assert shadows_the_guard(source) is None
+    (mounted / "akto_guardrails.py").write_text("")
+    assert shadows_the_guard(source) == mounted / "akto_guardrails.py"
+    assert shadows_the_guard(Source(None, {})) is None
