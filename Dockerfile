@@ -7,12 +7,13 @@ FROM ${BASE_IMAGE}
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG CREATED=unknown
+ARG SOURCE=unknown
 ARG BASE_NAME=unknown
 ARG BASE_DIGEST=unknown
 LABEL org.opencontainers.image.title="guarded-litellm" \
       org.opencontainers.image.description="LiteLLM proxy with Akto guardrails on every request" \
-      org.opencontainers.image.source="https://github.com/akto-api-security/guarded-litellm" \
-      org.opencontainers.image.documentation="https://github.com/akto-api-security/guarded-litellm#readme" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.documentation="${SOURCE}#readme" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \

@@ -40,16 +40,24 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 created=$(git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
 
+source=$(git config --get remote.origin.url 2>/dev/null | sed 's#//[^@/]*@#//#' || true)
+
 # The files go in with fixed modes and times, so that a strict umask cannot make the guard unreadable for other users
 # and the same commit gives the same layers.
-tar --create --exclude=__pycache__ --sort=name --owner=0 --group=0 --mode='u=rwX,go=rX' --mtime="$created" \
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT INT TERM
+if ! tar --create --exclude=__pycache__ --sort=name --owner=0 --group=0 --mode='u=rwX,go=rX' --mtime="$created" \
     Dockerfile entrypoint.sh hook image/launcher |
-    docker build --quiet --tag "$image" \
+    docker build --tag "$image" \
         --build-arg "BASE_IMAGE=$base" \
         --build-arg "VERSION=$version" \
         --build-arg "REVISION=$revision" \
         --build-arg "CREATED=$created" \
+        --build-arg "SOURCE=${source:-unknown}" \
         --build-arg "BASE_NAME=$base" \
         --build-arg "BASE_DIGEST=$digest" \
-        - >/dev/null
+        - >"$log" 2>&1; then
+    cat "$log" >&2
+    exit 1
+fi
 say "built $image on $base"

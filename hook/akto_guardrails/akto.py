@@ -71,8 +71,6 @@ class AktoClient:
             return verdict_of_answer(*await self._post(self._check_url, body, self._timeout))
         except TimeoutError:
             return unavailable(Cause.TIMEOUT)
-        except _AnswerTooLarge:
-            return unavailable(Cause.UNREADABLE)
         except (aiohttp.ClientError, OSError):
             return unavailable(Cause.CONNECTION)
         finally:
@@ -82,8 +80,6 @@ class AktoClient:
         """Hands over the envelope `body`; gives what became of it and the HTTP status, None when there was none."""
         try:
             status, _ = await self._post(self._record_url, body, max(self._timeout, _RECORD_SECONDS))
-        except _AnswerTooLarge:
-            return Delivery.DELIVERED, 200
         except (TimeoutError, aiohttp.ClientError, OSError):
             return Delivery.RETRY, None
         if status == 200:
@@ -119,8 +115,9 @@ class AktoClient:
             async for chunk in response.content.iter_any():
                 answer += chunk
                 if len(answer) > _LARGEST_ANSWER:
-                    raise _AnswerTooLarge
-            return response.status, bytes(answer)
+                    # Cut off it is not JSON any more, so it cannot be taken for a verdict.
+                    break
+            return response.status, bytes(answer[:_LARGEST_ANSWER])
 
     def _open_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -128,10 +125,6 @@ class AktoClient:
             self._session = self._new_session()
             self._session_loop = loop
         return self._session
-
-
-class _AnswerTooLarge(Exception):
-    pass
 
 
 def _new_session() -> aiohttp.ClientSession:

@@ -90,11 +90,18 @@ def content_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _text_keys(data: Mapping[str, Any]) -> Iterator[str]:
     yield from TEXT_KEYS
-    request = data.get("proxy_server_request")
-    body = request.get("body") if isinstance(request, Mapping) else None
+    body = _client_body(data)
     if isinstance(body, Mapping):
         further = (key for key in body if key not in _KNOWN and isinstance(data.get(key), (str, list, dict)))
         yield from (key for key in further if not is_credential_name(key))
+
+
+def _client_body(data: Mapping[str, Any]) -> object:
+    request = data.get("proxy_server_request")
+    if isinstance(request, Mapping):
+        return request.get("body")
+    # Without LiteLLM's record of the request the dictionary is the body (pass-through), unless LiteLLM made it up.
+    return None if "mcp_tool_name" in data else data
 
 
 def _readable(key: str, value: Any) -> Any:

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
 from akto_guardrails.identity import Identity
-from akto_guardrails.json_text import json_length, json_text
+from akto_guardrails.json_text import json_bytes, json_length, json_text
 
 # The service's limit for one string value (protocol reference, 1.1). The limit for the whole body, 2,097,152
 # characters, is out of reach then: two payloads double when they are escaped, and everything else is kept short.
@@ -67,7 +65,7 @@ def envelope(
 ) -> bytes:
     """One envelope as the body of a POST."""
     tag = json_text(tags)
-    return orjson.dumps(
+    return json_bytes(
         {
             "path": identity.route,
             "requestHeaders": json_text(identity.headers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,19 +56,17 @@ def mark(data: Mapping[str, object], key: Key | None = None) -> Key:
 
 def key_of(data: Mapping[str, object]) -> Key:
     """The mark of a request, from the dictionary of any hook or of a log event; "" when there is none."""
-    for place in _places(data):
-        request = place.get(_PLACE)
-        if isinstance(request, Mapping):
-            mark = request.get(_ENTRY)
-            return mark if isinstance(mark, int) else ""
-    return call_id_of(data)
-
-
-def _places(data: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    yield data
+    request = data.get(_PLACE)
+    if isinstance(request, Mapping):
+        return _mark_in(request) or ""
     logged = data.get("litellm_params")
-    if isinstance(logged, Mapping):
-        yield logged
+    request = logged.get(_PLACE) if isinstance(logged, Mapping) else None
+    return (_mark_in(request) if isinstance(request, Mapping) else None) or call_id_of(data)
+
+
+def _mark_in(request: Mapping[str, object]) -> int | None:
+    found = request.get(_ENTRY)
+    return found if isinstance(found, int) else None
 
 
 class OpenExchanges:

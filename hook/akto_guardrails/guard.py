@@ -152,7 +152,10 @@ class Guard:
         if not fits(exchange.request_payload):
             return unavailable(Cause.TOO_LARGE)
         body = envelope(self._sender, exchange.identity, exchange.tags, request_payload=exchange.request_payload)
-        verdict = await self._client.check(body)
+        try:
+            verdict = await self._client.check(body)
+        except Exception as error:  # noqa: BLE001 - a bug of the client is no verdict; the exchange goes on to its record
+            verdict = unavailable(Cause.INTERNAL, type(error).__name__)
         self._counters.add(f"checks_{verdict.decision.value}")
         return verdict
 
@@ -164,7 +167,7 @@ class Guard:
         `content` is what the verdict is about.
         """
         if verdict.cause is not None:
-            self._note_unavailable(verdict.cause)
+            self._note_unavailable(verdict.cause, verdict.reason)
             if verdict.cause is Cause.TOO_LARGE:
                 self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
             if self._settings.fail_closed:
@@ -206,9 +209,13 @@ class Guard:
         task.add_done_callback(self._background.discard)
 
     async def _watch(self, exchange: Exchange) -> None:
-        verdict = await self._verdict_on(exchange)
+        try:
+            verdict = await self._verdict_on(exchange)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task; asyncio would print the error's text
+            self.note_internal_error(error)
+            return
         if verdict.cause is not None:
-            self._note_unavailable(verdict.cause)
+            self._note_unavailable(verdict.cause, verdict.reason)
         elif verdict.decision is not Decision.ALLOW:
             self._note_violation("violation seen, not enforced (SYNC_MODE=false)", verdict, exchange)
 

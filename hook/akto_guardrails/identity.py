@@ -92,11 +92,9 @@ def call_id_of(data: Mapping[str, object]) -> str:
 
 def route_of(data: Mapping[str, object], key: KeyHolder) -> str:
     """The LiteLLM route that was called, such as `/v1/chat/completions`."""
-    for bucket in _metadata_buckets(data):
-        route = _string(bucket.get("user_api_key_request_route"))
-        if route:
-            return route
-    return _string(key.request_route) or "/v1/chat/completions"
+    routes = [_string(key.request_route)]
+    routes += [_string(bucket.get("user_api_key_request_route")) for bucket in _metadata_buckets(data)]
+    return next(filter(None, routes), "/v1/chat/completions")
 
 
 def _collection(data: Mapping[str, object], key: KeyHolder, trust_client_agent_name: bool) -> str | None:
@@ -152,6 +150,9 @@ def _session(data: Mapping[str, object], client_headers: Mapping[str, str]) -> d
 
 def _client_ip(data: Mapping[str, object]) -> str:
     """The peer as LiteLLM sees it. Forwarding headers are the client's word and count only if uvicorn trusts them."""
+    if "proxy_server_request" not in data:
+        # Pass-through: all metadata is the client's.
+        return _UNKNOWN_ADDRESS
     for bucket in _metadata_buckets(data):
         address = _string(bucket.get("requester_ip_address"))
         if address:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Final
 
 import orjson
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
-def json_text(value: object) -> str:
+
+def json_bytes(value: object) -> bytes:
     """`value` as compact JSON with non-ASCII characters as they are: the service counts characters, not escapes.
 
     Objects JSON has no form for become their `str()`. Lone surrogates and integers above 64 bits, which orjson
     refuses, are written by the standard library. Raises `RecursionError` when `value` is nested too deeply.
     """
     try:
-        return orjson.dumps(value, default=str).decode()
+        return orjson.dumps(value, default=str)
     except orjson.JSONEncodeError:
-        return json.dumps(value, default=str, separators=(",", ":"))
+        text = json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+        return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode()
+
+
+def json_text(value: object) -> str:
+    """The same as text."""
+    return json_bytes(value).decode()
 
 
 def json_length(text: str) -> int:

@@ -13,6 +13,10 @@ from typing import Any, Final
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}\s*+")
 _SHORTEST_MEDIA: Final = 256
 _MEDIA_TYPES: Final = ("image/", "audio/", "video/", "application/pdf")
+_MEDIA_PARTS: Final = frozenset(
+    {"document", "file", "image", "image_url", "input_audio", "input_file", "input_image", "video_url"}
+)
+_GEMINI_MEDIA: Final = frozenset({"inlineData", "inline_data"})
 _TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType")
 _URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
 
@@ -39,16 +43,22 @@ def without_credentials(key: str, value: Any) -> Any:
     return _blanked(value) if key == "extra_body" else value
 
 
-def without_media(value: Any) -> Any:
-    """`value` with base64 media replaced by a note of its length; the same object when there is none."""
+def without_media(value: Any, *, in_media: bool = False) -> Any:
+    """`value` with base64 media replaced by a note of its length; the same object when there is none.
+
+    `in_media`: `value` stands inside a part that a provider reads as media.
+    """
     if isinstance(value, list):
-        return _mapped(value, without_media)
-    if not isinstance(value, dict):
+        return _mapped(value, lambda item: without_media(item, in_media=in_media))
+    if not isinstance(value, dict) or value.get("type") == "tool_use":
+        # A tool's input is text whatever it looks like.
         return value
-    entries = {
-        name: _media_note(child) if _is_media(name, child, value) else without_media(child)
-        for name, child in value.items()
-    }
+    inside = in_media or value.get("type") in _MEDIA_PARTS
+    entries = {}
+    for name, child in value.items():
+        child_inside = inside or name in _GEMINI_MEDIA
+        is_media = inside and _is_media(name, child, value)
+        entries[name] = _media_note(child) if is_media else without_media(child, in_media=child_inside)
     return entries if _differ(entries.values(), value.values()) else value
 
 
@@ -56,8 +66,8 @@ def _is_media(name: object, child: object, holder: dict[str, Any]) -> bool:
     if not isinstance(child, str) or len(child) < _SHORTEST_MEDIA:
         return False
     if name in _URL_NAMES:
-        head, _, body = child.partition(";base64,")
-        return head.startswith("data:") and _is_media_type(head[5:]) and _is_base64(body)
+        head, base64, body = child.partition(";base64,")
+        return bool(base64) and head.startswith("data:") and _is_media_type(head[5:]) and _is_base64(body)
     if name != "data":
         return False
     declared = next((holder[each] for each in _TYPE_NAMES if isinstance(holder.get(each), str)), "")
@@ -67,7 +77,7 @@ def _is_media(name: object, child: object, holder: dict[str, Any]) -> bool:
 
 
 def _is_media_type(declared: str) -> bool:
-    return declared.startswith(_MEDIA_TYPES)
+    return declared.startswith(_MEDIA_TYPES) and not declared.startswith("image/svg")
 
 
 def _is_base64(text: str) -> bool:

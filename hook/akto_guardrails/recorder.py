@@ -55,30 +55,34 @@ class Recorder:
             self._bytes -= len(self._queue.popleft())
             self._lose("the queue is full")
         if len(self._senders) < min(_SENDERS, len(self._queue)):
-            sender = asyncio.get_running_loop().create_task(self._deliver_all())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+            self._senders.add(asyncio.get_running_loop().create_task(self._deliver_all()))
 
     async def flush(self, seconds: float) -> None:
         """Delivers what is queued for at most `seconds`; what is left then is counted and named in the log."""
         if self._senders:
-            await asyncio.wait(self._senders, timeout=seconds)
+            await asyncio.wait(tuple(self._senders), timeout=seconds)
         left = self.waiting
-        for sender in self._senders:
+        for sender in tuple(self._senders):
             sender.cancel()
         if left:
             self._counters.add("records_dropped", left)
             _log.warning("%d records could not be delivered to Akto before the shutdown", left)
 
     async def _deliver_all(self) -> None:
-        while self._queue:
-            record = self._queue.popleft()
-            self._bytes -= len(record)
-            self._in_flight += 1
-            try:
-                await self._deliver(record)
-            finally:
-                self._in_flight -= 1
+        try:
+            while self._queue:
+                record = self._queue.popleft()
+                self._bytes -= len(record)
+                self._in_flight += 1
+                try:
+                    await self._deliver(record)
+                except Exception as error:  # noqa: BLE001 - one record that cannot be sent must not stop the others
+                    self._lose(f"{type(error).__name__} while sending it")
+                finally:
+                    self._in_flight -= 1
+        finally:
+            # Here and not in a callback: between the two a record could be put for which nobody is left.
+            self._senders.discard(_this_task())
 
     async def _deliver(self, record: bytes) -> None:
         pause = self._first_pause
@@ -100,3 +104,9 @@ class Recorder:
     def _lose(self, why: str) -> None:
         self._counters.add("records_dropped")
         self._lost.log("a record was dropped: %s", why)
+
+
+def _this_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - only called inside one
+    return task

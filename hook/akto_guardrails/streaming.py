@@ -147,19 +147,25 @@ def _event_data(stream: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _anthropic_message(events: list[dict[str, Any]]) -> dict[str, object]:
-    message: dict[str, Any] = dict(events[0].get("message") or {})
+    message = _object(events[0].get("message"))
     blocks: dict[int, dict[str, Any]] = {}
     for event in events:
-        kind = event.get("type")
-        if kind == "content_block_start":
-            blocks[event["index"]] = dict(event["content_block"])
-        elif kind == "content_block_delta":
-            _add_anthropic_delta(blocks.setdefault(event["index"], {}), event["delta"])
-        elif kind == "message_delta":
-            message.update(event.get("delta") or {})
-            message["usage"] = {**(message.get("usage") or {}), **(event.get("usage") or {})}
-    message["content"] = [block for _, block in sorted(blocks.items())]
+        index = event.get("index")
+        place = index if isinstance(index, int) else 0
+        match event.get("type"):
+            case "content_block_start":
+                blocks.setdefault(place, {}).update(_object(event.get("content_block")))
+            case "content_block_delta":
+                _add_anthropic_delta(blocks.setdefault(place, {}), _object(event.get("delta")))
+            case "message_delta":
+                message |= _object(event.get("delta"))
+                message["usage"] = _object(message.get("usage")) | _object(event.get("usage"))
+    message["content"] = [_with_parsed_input(block) for _, block in sorted(blocks.items())]
     return message
+
+
+def _object(value: object) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _add_anthropic_delta(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
@@ -167,3 +173,13 @@ def _add_anthropic_delta(block: dict[str, Any], delta: Mapping[str, Any]) -> Non
         if isinstance(delta.get(name), str):
             before = block.get(into)
             block[into] = (before if isinstance(before, str) else "") + delta[name]
+
+
+def _with_parsed_input(block: dict[str, Any]) -> dict[str, Any]:
+    """A tool's input is streamed as JSON text, and stands as an object in a whole answer."""
+    if not isinstance(block.get("input"), str):
+        return block
+    try:
+        return block | {"input": orjson.loads(block["input"])}
+    except orjson.JSONDecodeError:
+        return block

@@ -48,8 +48,9 @@ class Cause(Enum):
 class Verdict:
     """The decision on one check.
 
-    `reason` is Akto's text for the caller. `mask` is the payload string to take masked text from, given only when
-    the service says that it modified something; "" then means that it modified something it did not send.
+    `reason` is Akto's text for the caller, or, without a usable verdict, a word on the cause for the log. `mask` is
+    the payload string to take masked text from, given only when the service says that it modified something; ""
+    then means that it modified something it did not send.
     """
 
     decision: Decision
@@ -66,9 +67,9 @@ class Verdict:
         return self.decision is not Decision.UNAVAILABLE
 
 
-def unavailable(cause: Cause) -> Verdict:
-    """No usable verdict, because of `cause`."""
-    return Verdict(Decision.UNAVAILABLE, cause=cause)
+def unavailable(cause: Cause, detail: str = "") -> Verdict:
+    """No usable verdict, because of `cause`; `detail` goes into the log."""
+    return Verdict(Decision.UNAVAILABLE, reason=detail, cause=cause)
 
 
 def verdict_of_answer(status: int, body: bytes) -> Verdict:
@@ -188,7 +189,10 @@ def _mask(result: Mapping[str, object]) -> str | None:
         return None
     payload = result.get("ModifiedPayload", result.get("modifiedPayload"))
     if isinstance(payload, (dict, list)):
-        return orjson.dumps(payload).decode()
+        try:
+            return orjson.dumps(payload).decode()
+        except orjson.JSONEncodeError:
+            return ""
     return payload if isinstance(payload, str) else ""
 
 

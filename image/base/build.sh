@@ -58,11 +58,14 @@ say "installing litellm[proxy] $litellm_version into it (about two minutes)"
 mkdir "$work/context"
 cp "$here/Dockerfile" "$here/prod_entrypoint.sh" "$work/context/"
 cp "$ca_bundle" "$work/context/ca-bundle.crt"
-docker build --quiet --tag "$image" \
+if ! docker build --tag "$image" \
     --build-arg "ROOTFS=$rootfs" \
     --build-arg "LITELLM_VERSION=$litellm_version" \
     --build-arg "PRISMA_VERSION=$prisma_version" \
     ${PIP_INDEX_URL:+--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"} \
-    "$work/context" >&2
+    "$work/context" >"$work/log" 2>&1; then
+    tail -n 40 "$work/log" >&2
+    die "the build failed"
+fi
 say "built $image"
 printf '%s\n' "$image"

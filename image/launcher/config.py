@@ -112,6 +112,10 @@ def _load(path: Path, role: str) -> dict[str, Any]:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"The {role} {path} is not valid YAML: {_where(error)}.", "Correct it there.") from None
+    except (ValueError, RecursionError):
+        # A date such as 2026-13-01, for example.
+        what = f"The {role} {path} is not valid YAML: it holds a value that cannot be read."
+        raise ConfigError(what, "Correct or quote it.") from None
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"The {role} {path} is not a mapping at the top level.", "Give it keys such as model_list.")
     return content or {}
@@ -149,10 +153,10 @@ def _how_to_make_readable(path: Path, error: OSError | UnicodeDecodeError) -> st
 
 
 def _where(error: yaml.YAMLError) -> str:
-    """Line, column and the parser's words, but none of the file's text: a config may hold keys."""
+    """Line, column and the parser's words up to where they quote the file: a config may hold keys."""
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "it cannot be parsed"
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else str(problem)
+    problem = re.split("['\"]", getattr(error, "problem", None) or "it cannot be parsed")[0].strip()
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else problem
 
 
 def _includes(config: Mapping[str, Any], path: Path) -> list[str]:

@@ -82,7 +82,7 @@ def _source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
     """The config LiteLLM would load: CONFIG_FILE_PATH before the command line (LiteLLM 1.106.2)."""
     from_environment = environment.get("CONFIG_FILE_PATH")
     if from_environment:
-        if not from_environment.endswith(_YAML):
+        if not from_environment.lower().endswith(_YAML):
             raise ConfigError(
                 f"CONFIG_FILE_PATH names {from_environment}, which LiteLLM ignores: it does not end in .yaml or .yml.",
                 "Rename the file, or give it with --config.",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from integration.containers import GuardedProxy, MockAkto, MockLlm, proxy_environment, run_once
 
@@ -39,7 +40,9 @@ def test_an_unknown_word_gets_the_error_of_the_base() -> None:
 UNIFIED_ENTRYPOINT = """#!/bin/sh
 echo "unified: $*"
 echo "CONFIG_FILE_PATH=${CONFIG_FILE_PATH-}"
+echo "hooks: $LITELLM_WORKER_STARTUP_HOOKS"
 """
+GUARD_HOOK = "akto_guardrails.worker_startup:ensure_guarded"
 
 
 @pytest.fixture
@@ -60,7 +63,9 @@ def unified(tmp_path: Path) -> dict[str, Any]:
 def test_component_words_that_serve_no_model_go_to_the_base_untouched(unified: dict[str, Any], word: str) -> None:
     status, out, err = run_once([word, "--flag", "a b"], **unified)
     assert (status, err) == (0, "")
-    assert out == f"unified: {word} --flag a b\nCONFIG_FILE_PATH=\n"
+    assert out == f"unified: {word} --flag a b\nCONFIG_FILE_PATH=\nhooks: \n"
+    _, out, _ = run_once([word], {"LITELLM_WORKER_STARTUP_HOOKS": f"{GUARD_HOOK},own:hook"}, **unified)
+    assert out.endswith("hooks: own:hook\n")
 
 
 @pytest.mark.parametrize("word", ["litellm", "proxy"])
@@ -69,6 +74,7 @@ def test_words_for_the_proxy_are_guarded_and_handed_on(unified: dict[str, Any], 
     status, out, err = run_once([word, "--config", "/app/config.yaml"], proxy_environment(), **unified)
     assert status == 0, err
     assert out.startswith(f"unified: {word} --config /tmp/guarded-litellm-")
+    assert f"hooks: {GUARD_HOOK}\n" in out
     assert "config=/app/config.yaml" in err
 
 
@@ -87,7 +93,14 @@ def test_the_gateway_gets_its_config_by_the_environment(
 def test_a_component_from_the_environment_that_serves_no_model_is_not_guarded(unified: dict[str, Any]) -> None:
     status, out, err = run_once([], {"LITELLM_COMPONENT": "migrations"}, **unified)
     assert (status, err) == (0, "")
-    assert out == "unified: \nCONFIG_FILE_PATH=\n"
+    assert out == "unified: \nCONFIG_FILE_PATH=\nhooks: \n"
+
+
+def test_litellms_collector_runs_without_the_guards_settings() -> None:
+    env = {name: text for name, text in proxy_environment().items() if name.startswith("LITELLM")}
+    with pytest.raises(requests.exceptions.RequestException):
+        # It is still running after longer than the guard would have needed to refuse.
+        run_once(["python", "-m", "litellm.proxy.collector"], env, seconds=15)
 
 
 def test_litellm_is_pid_1_and_stops_cleanly_and_starts_again(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:

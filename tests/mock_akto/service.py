@@ -1,7 +1,8 @@
 """The service's HTTP surface, a log of all it received, and a control surface below `/_mock`.
 
 Control: `GET|DELETE /_mock/calls`; `PUT|DELETE /_mock/answer/{check|record}` with the `http` part of a fixture
-(status, headers, body or raw_body, delay_ms, drip_ms, connection, times); `PUT /_mock/token` with the one that is accepted.
+(status, headers, body or raw_body, delay_ms, drip_ms, connection, times); `PUT /_mock/token` with the one that is
+accepted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The providers' HTTP surfaces. Every answer says something back; all requests are kept under `/_mock/requests`.
 
-Words in the last text of a request steer the answer: `please fail` gives HTTP 500, `rate limit` 429, `call a tool` a
-tool call, `a long answer` 440,000 characters, `slowly` a pause of a second before each part of a stream, `break off` a connection cut in mid-stream.
+Words in a request steer the answer: `please fail` gives HTTP 500, `rate limit` 429, `call a tool` a tool call, `a long
+answer` 440,000 characters, `slowly` a pause of a second before each part of a stream, `break off` a connection cut in
+mid-stream.
 """
 
 from __future__ import annotations

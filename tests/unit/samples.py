@@ -65,6 +65,6 @@ def identity(**changes: Any) -> Identity:
     return Identity(**(values | changes))
 
 
-def exchange(call_id: str, data: Mapping[str, object] | None = None, call_type: str = "acompletion") -> Exchange:
+def exchange(key: int | str, payload: str = "{}", call_type: str = "acompletion") -> Exchange:
     """An exchange whose answer is still to come."""
-    return Exchange({} if data is None else data, identity(call_id=call_id), {}, call_type, "{}")
+    return Exchange(key, identity(), {}, call_type, "gpt-4o-mini", payload, payload)

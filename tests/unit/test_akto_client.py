@@ -195,11 +195,21 @@ def test_a_redirect_is_not_followed(status: int) -> None:
 
 
 @pytest.mark.parametrize("handler", [hang, drip])
-def test_the_timeout_covers_the_whole_call(handler: Handler) -> None:
+def test_the_timeout_covers_the_whole_call(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(akto_module, "_RECORD_SECONDS", 0.1)
     start = time.monotonic()
     assert check(handler, seconds=0.2).cause is Cause.TIMEOUT
     assert record(handler, seconds=0.2) == (Delivery.RETRY, None)
     assert time.monotonic() - start < 2
+
+
+def test_a_record_may_take_longer_than_a_check() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.Response(body=ALLOW)
+
+    assert check(handler, seconds=0.1).cause is Cause.TIMEOUT
+    assert record(handler, seconds=0.1) == (Delivery.DELIVERED, 200)
 
 
 def test_an_answer_within_the_timeout_counts_however_slow() -> None:

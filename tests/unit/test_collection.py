@@ -69,7 +69,9 @@ def test_a_changed_name_still_shows_what_it_was() -> None:
 
 
 def test_a_name_of_digits_is_told_apart_by_a_word() -> None:
-    assert collection_of_name("12345") == "agent-12345"
+    collection = collection_of_name("12345")
+    assert collection is not None
+    assert re.fullmatch(r"agent-12345-[0-9a-f]{6}", collection)
 
 
 @pytest.mark.parametrize("name", ["", "   ", "\t\n"])

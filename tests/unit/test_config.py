@@ -80,6 +80,22 @@ def test_without_a_config_one_is_made_that_holds_the_guard_only() -> None:
     assert injected(Source(None, {})) == {"litellm_settings": {"callbacks": [CALLBACK]}}
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("my.logger", [CALLBACK, "my.logger"]), (CALLBACK, [CALLBACK]), (DOCUMENTED, [CALLBACK])]
+)
+def test_a_reference_that_stands_alone_is_resolved_since_litellm_resolves_none_in_a_list(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch, value: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("MY_CALLBACK", value)
+    assert callbacks_of(config_file(mounted, "litellm_settings: {callbacks: os.environ/MY_CALLBACK}\n")) == expected
+
+
+def test_a_reference_to_a_variable_that_is_not_set_is_a_problem(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_CALLBACK", raising=False)
+    error = error_of(config_file(mounted, "litellm_settings: {callbacks: os.environ/MY_CALLBACK}\n"))
+    assert "MY_CALLBACK" in error.what
+
+
 def test_everything_else_in_the_config_stays(mounted: Path) -> None:
     text = """
 model_list:
@@ -181,6 +197,12 @@ class TestInclude:
         source = read(config_file(mounted, "include: [more.yaml]\nmodel_list: [a]\n"))
         assert "include" not in yaml.safe_load(write_private(injected(source), source, private).read_text())
 
+    @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}\n"])
+    def test_an_included_file_may_be_empty(self, mounted: Path, text: str) -> None:
+        config_file(mounted, text, "more.yaml")
+        source = read(config_file(mounted, "include: [more.yaml]\nmodel_list: [a]\n"))
+        assert source.content == {"model_list": ["a"]}
+
     @pytest.mark.parametrize("value", ["more.yaml", "{a: b}", "[7]", "[more.yaml, {a: b}]"])
     def test_what_is_no_list_of_names_is_refused(self, mounted: Path, value: str) -> None:
         error = error_of(config_file(mounted, f"include: {value}\n"))
@@ -229,7 +251,7 @@ class TestUnreadable:
     def test_an_empty_file(self, mounted: Path, text: str) -> None:
         assert "is empty" in error_of(config_file(mounted, text)).what
 
-    @pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", "7\n"])
+    @pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", "7\n", "[]\n", "false\n"])
     def test_a_file_without_a_mapping_at_the_top(self, mounted: Path, text: str) -> None:
         assert "not a mapping" in error_of(config_file(mounted, text)).what
 
@@ -360,6 +382,16 @@ colon: "a: b # c"
         assert not copy.is_symlink()
         assert yaml.safe_load(copy.read_text())["model_list"] == ["ours"]
         assert sorted(each.name for each in copy.parent.iterdir()) == ["config.yaml", "other.py", "proxy.yaml"]
+
+    def test_a_directory_that_may_not_be_listed_has_nothing_to_link(
+        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(_: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        source = read(config_file(mounted))
+        monkeypatch.setattr(Path, "iterdir", refused)  # root may list every directory
+        assert write_private(injected(source), source, private).exists()
 
     def test_every_copy_has_a_directory_of_its_own(self, private: Path) -> None:
         copies = {write_private({"a": 1}, Source(None, {}), private).parent for _ in range(3)}

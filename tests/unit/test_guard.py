@@ -7,6 +7,7 @@ import contextlib
 import copy
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,7 @@ class Guarded:
 
     def finish(self, data: dict[str, Any], answer: object = ANSWER, status: int = 200) -> None:
         """The answer to `data` came."""
-        self.guard.finished("call-1", data, answer, status)
+        self.guard.finished(data, answer, status)
 
 
 def content_of(record: dict[str, Any]) -> Any:
@@ -114,6 +115,11 @@ def content_of(record: dict[str, Any]) -> Any:
 def answer_of(record: dict[str, Any]) -> Any:
     """The answer in a record."""
     return json.loads(record["responsePayload"])["body"]
+
+
+def marked(data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with LiteLLM's record of the client's request, which exchanges are found by."""
+    return {**data, "proxy_server_request": {"url": "/v1/chat/completions", "body": {}, "headers": {}}}
 
 
 def nested(depth: int) -> list[Any]:
@@ -171,7 +177,8 @@ def test_an_answer_that_never_came_leaves_the_record_without_one() -> None:
 
 def test_check_and_record_carry_the_same_identity() -> None:
     guarded = Guarded()
-    data = chat(metadata={"agent_name": "Checkout Agent", "requester_ip_address": "10.1.2.3"})
+    metadata = {"agent_name": "Checkout Agent", "requester_ip_address": "10.1.2.3"}
+    data = chat(metadata=metadata, proxy_server_request={"headers": {}})
     guarded.check(data, Key(key_alias="key", request_route="/v1/messages"))
     guarded.finish(data)
     (check,), (record,) = guarded.client.checks, guarded.records
@@ -481,6 +488,79 @@ class TestWatching:
         assert json.loads(guarded.client.checks[0]["tag"])["mode"] == "observe"
 
 
+class TestSecondAttempt:
+    """LiteLLM runs its hooks again for another model when a rate limit of its own refused the first."""
+
+    @staticmethod
+    def attempts(guarded: Guarded, *requests: dict[str, Any]) -> list[Refusal | None]:
+        """What becomes of these attempts, made one after the other in the task of one request."""
+
+        async def main() -> list[Refusal | None]:
+            outcomes: list[Refusal | None] = []
+            for data in requests:
+                try:
+                    await guarded.guard.check_request(data, Key(), "acompletion")
+                    outcomes.append(None)
+                except Refusal as refusal:
+                    outcomes.append(refusal)
+            await guarded.guard.close(5)
+            return outcomes
+
+        return asyncio.run(main())
+
+    @pytest.mark.parametrize("mode", ["true", "false"])
+    def test_it_is_neither_checked_nor_recorded_a_second_time(self, mode: str) -> None:
+        guarded = Guarded(SYNC_MODE=mode)
+        first, second = marked(chat()), marked(chat(model="fallback"))
+        assert self.attempts(guarded, first, second) == [None, None]
+        guarded.finish(second)
+        guarded.finish(first)
+        assert len(guarded.client.checks) == 1
+        (record,) = guarded.records
+        assert content_of(record)["model"] == "fallback"
+        assert answer_of(record) == ANSWER
+
+    def test_a_mask_is_applied_to_it_as_well(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        first, second = marked(chat(CARD)), marked(chat(CARD, model="fallback"))
+        assert self.attempts(guarded, first, second) == [None, None]
+        assert second["messages"][0]["content"] == MASKED_CARD
+        assert second["model"] == "fallback"
+
+    def test_other_text_is_checked_anew_and_recorded_on_its_own(self) -> None:
+        guarded = Guarded()
+        first, second = marked(chat("first")), marked(chat("second"))
+        self.attempts(guarded, first, second)
+        guarded.finish(first)
+        guarded.finish(second)
+        assert len(guarded.client.checks) == 2
+        assert [content_of(each)["messages"][0]["content"] for each in guarded.records] == ["first", "second"]
+
+    def test_the_same_text_in_another_request_is_checked_anew(self) -> None:
+        guarded = Guarded()
+        for data in (marked(chat()), marked(chat())):
+            guarded.check(data)
+            guarded.finish(data)
+        assert len(guarded.client.checks) == len(guarded.records) == 2
+
+    def test_the_same_text_after_the_answer_is_checked_anew(self) -> None:
+        guarded = Guarded()
+        first, second = marked(chat()), marked(chat())
+
+        async def main() -> None:
+            await guarded.guard.check_request(first, Key(), "acompletion")
+            guarded.finish(first)
+            await guarded.guard.check_request(second, Key(), "acompletion")
+
+        asyncio.run(main())
+        assert len(guarded.client.checks) == 2
+
+    def test_a_refused_text_is_refused_again(self) -> None:
+        guarded = Guarded(BLOCK)
+        outcomes = self.attempts(guarded, marked(chat()), marked(chat(model="fallback")))
+        assert [outcome.status for outcome in outcomes if outcome is not None] == [403, 403]
+
+
 @pytest.mark.parametrize(
     "verdict",
     [
@@ -520,21 +600,53 @@ def test_the_text_of_a_refusal_of_the_guard_itself_holds_no_content() -> None:
 def test_an_exchange_that_has_to_make_room_is_recorded_without_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard_module, "OpenExchanges", lambda: OpenExchanges(most=1))
     guarded = Guarded()
-    guarded.check(chat("first"))
-    guarded.check(chat("second"))
+    guarded.check(marked(chat("first")))
+    guarded.check(marked(chat("second")))
     (record,) = guarded.records
     assert content_of(record)["messages"][0]["content"] == "first"
     assert record["responsePayload"] is None
-    assert guarded.counters.snapshot()["exchanges_evicted"] == 1
+    assert guarded.counters.snapshot()["exchanges_displaced"] == 1
+
+
+def test_requests_that_share_a_call_id_get_their_own_answers() -> None:
+    guarded = Guarded()
+    first, second = marked(chat("first")), marked(chat("second"))
+    guarded.check(first)
+    guarded.check(second)
+    guarded.finish(second, {"answer": "to second"})
+    guarded.finish(first, {"answer": "to first"})
+    assert [(content_of(each)["messages"][0]["content"], answer_of(each)["answer"]) for each in guarded.records] == [
+        ("second", "to second"),
+        ("first", "to first"),
+    ]
 
 
 def test_the_call_type_of_an_open_request_is_known_until_it_is_recorded() -> None:
     guarded = Guarded()
     data = chat()
     guarded.check(data)
-    assert guarded.guard.open_call_type("call-1") == "acompletion"
+    assert guarded.guard.open_call_type(data) == "acompletion"
     guarded.finish(data)
-    assert guarded.guard.open_call_type("call-1") is None
+    assert guarded.guard.open_call_type(data) is None
+
+
+def test_closing_does_not_wait_for_a_check_that_hangs() -> None:
+    guarded = Guarded(SYNC_MODE="false")
+
+    async def hang(body: bytes) -> Verdict:
+        await asyncio.sleep(30)
+        return ALLOW
+
+    async def main() -> None:
+        guarded.client.check = hang  # type: ignore[method-assign]
+        await guarded.guard.check_request(chat(), Key(), "acompletion")
+        await guarded.guard.close(0.1)
+
+    start = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - start < 2
+    assert guarded.recorder.flushed
+    assert guarded.client.closed
 
 
 def test_closing_delivers_closes_the_connections_and_logs_the_counters(caplog: pytest.LogCaptureFixture) -> None:

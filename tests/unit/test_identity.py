@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -160,6 +161,19 @@ def test_a_request_without_headers_has_the_guards_own_only(request_entry: object
 )
 def test_the_session_is_the_one_the_caller_named(data: dict[str, Any], session: str) -> None:
     assert identify(data).headers["x-session-id"] == session
+
+
+@pytest.mark.parametrize("data", [with_headers(x_session_id="s" * 101), {"metadata": {"session_id": "s" * 101}}])
+def test_a_long_session_is_replaced_by_its_hash_as_the_service_does(data: dict[str, Any]) -> None:
+    assert identify(data).headers["x-session-id"] == hashlib.sha256(b"s" * 101).hexdigest()
+
+
+def test_a_session_of_a_hundred_characters_is_kept() -> None:
+    assert identify(with_headers(x_session_id="s" * 100)).headers["x-session-id"] == "s" * 100
+
+
+def test_a_long_header_is_cut() -> None:
+    assert identify(with_headers(user_agent="u" * 5000)).headers["user-agent"] == "u" * 1000
 
 
 def test_without_a_session_none_is_made_up() -> None:

@@ -110,31 +110,29 @@ class TestExtractedText:
     CONTENT = {  # noqa: RUF012 - never changed
         "messages": [
             {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": "an earlier turn"},
             {"role": "user", "content": [{"type": "text", "text": "line one"}, {"type": "text", "text": "line two"}]},
-            {"role": "user", "content": "two\nlines"},
+            {"role": "assistant", "content": "an answer"},
         ]
     }
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            SYSTEM,
-            "two\nlines",
-            f"{SYSTEM}\n---\ntwo\nlines",
-            "line one\nline two",
-            f"[Prompt of the shop]\n{SYSTEM}",
-            f"[System]\n{SYSTEM}\n---\n[User]\nline one\nline two",
-        ],
-    )
-    def test_the_text_as_it_was_sent_masks_nothing(self, text: str) -> None:
-        assert masked_strings(self.CONTENT, json.dumps({"text": text})) == {}
+    def test_the_newest_user_turn_as_it_was_sent_masks_nothing(self) -> None:
+        assert masked_strings(self.CONTENT, json.dumps({"text": "line one\nline two"})) == {}
+        assert masked_strings({"messages": [{"role": "user", "content": "a\nb"}]}, json.dumps({"text": "a\nb"})) == {}
 
-    @pytest.mark.parametrize(
-        "text", ["", "You are a <JOB>.", f"{SYSTEM}\n---\n<MASKED>", "line one\n<MASKED>", f"{SYSTEM} {SYSTEM}"]
-    )
+    @pytest.mark.parametrize("text", ["", "line one\n<MASKED>", "line one", "line one\nline two\n", "<MASKED>"])
     def test_a_text_that_was_masked_cannot_be_mapped(self, text: str) -> None:
         with pytest.raises(UnmappableMask):
             masked_strings(self.CONTENT, json.dumps({"text": text}))
+
+    @pytest.mark.parametrize("decoy", [SYSTEM, "an earlier turn", "an answer", "user"])
+    def test_another_string_of_the_request_is_no_proof_that_nothing_was_masked(self, decoy: str) -> None:
+        with pytest.raises(UnmappableMask):
+            masked_strings(self.CONTENT, json.dumps({"text": decoy}))
+
+    def test_without_a_user_turn_no_text_is_that_of_one(self) -> None:
+        with pytest.raises(UnmappableMask):
+            masked_strings({"messages": [{"role": "system", "content": SYSTEM}]}, json.dumps({"text": SYSTEM}))
 
 
 def test_a_mask_changes_its_string_and_nothing_else() -> None:
@@ -178,7 +176,7 @@ def test_text_beside_media_that_was_left_out_can_be_masked() -> None:
 
 
 def test_media_that_was_left_out_is_never_replaced() -> None:
-    data = {"messages": [{"content": [{"source": {"data": "A" * 400}}]}]}
+    data = {"messages": [{"content": [{"type": "image", "source": {"media_type": "image/png", "data": "A" * 400}}]}]}
     before = copy.deepcopy(data)
     content = content_of(data)
     assert content is not None

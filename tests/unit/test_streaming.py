@@ -86,6 +86,19 @@ def test_the_pieces_of_tool_calls_are_joined_by_their_index() -> None:
     ]
 
 
+def test_the_pieces_of_a_function_call_of_the_older_kind_are_joined() -> None:
+    body = body_of(
+        chunk(choice(function_call=SimpleNamespace(name="weather", arguments=""))),
+        chunk(choice(function_call=SimpleNamespace(name=None, arguments='{"city":'))),
+        chunk(choice(function_call=SimpleNamespace(name=None, arguments='"Rome"}'))),
+        chunk(choice(finish_reason="function_call", function_call=None)),
+    )
+    assert body["choices"][0]["message"] == {
+        "role": "assistant",
+        "function_call": {"name": "weather", "arguments": '{"city":"Rome"}'},
+    }
+
+
 def test_usage_comes_from_the_last_chunk_that_has_any() -> None:
     body = body_of(chunk(choice(content="a"), usage=None), chunk(usage={"total_tokens": 3}))
     assert body["usage"] == {"total_tokens": 3}

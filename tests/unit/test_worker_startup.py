@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import logging
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from akto_guardrails.worker_startup import keep_one_guard
+from akto_guardrails.worker_startup import ensure_guarded, keep_one_guard
+
+
+@pytest.fixture
+def no_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every import of LiteLLM fail."""
+    monkeypatch.setitem(sys.modules, "litellm", None)
+
+
+def started_as(module: str) -> SimpleNamespace:
+    """The main module of a process started with `python -m module`."""
+    return SimpleNamespace(__spec__=SimpleNamespace(name=module))
+
+
+@pytest.mark.usefixtures("no_litellm")
+def test_the_spend_collector_serves_no_model_and_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", started_as("litellm.proxy.collector"))
+    ensure_guarded()
+
+
+@pytest.mark.usefixtures("no_litellm")
+@pytest.mark.parametrize(
+    "main", [started_as("litellm.proxy.proxy_cli"), SimpleNamespace(__spec__=None), SimpleNamespace()]
+)
+def test_any_other_process_is_guarded_or_does_not_start(monkeypatch: pytest.MonkeyPatch, main: SimpleNamespace) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(ImportError):
+        ensure_guarded()
 
 
 def guard() -> object:

@@ -1,0 +1,51 @@
+# make demo    the whole thing on a machine with nothing but Docker
+# make test    linters, unit tests, and integration tests against the built image
+# make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base
+
+IMAGE ?= guarded-litellm:latest
+BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
+export STAND_IN KEEP
+
+SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
+YAML := compose.example.yml tests/demo/config.yaml
+
+.PHONY: help engine image demo test lint unit integration clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+engine:
+	@image/engine.sh
+
+image: engine
+	@image/build.sh "$(IMAGE)" "$(BASE_IMAGE)"
+
+demo: image
+	@tests/demo/run.sh "$(IMAGE)"
+
+test: image
+	@tests/venv.sh
+	@$(MAKE) --no-print-directory lint
+	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest $(PYTEST_OPTIONS)
+
+lint:
+	@tests/venv.sh
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck $(SHELL_SCRIPTS)
+	.venv/bin/shfmt -i 4 -ci -d $(SHELL_SCRIPTS)
+	.venv/bin/hadolint Dockerfile image/base/Dockerfile
+	.venv/bin/yamllint --strict -d '{extends: default, rules: {document-start: disable, line-length: {max: 120}, comments-indentation: disable}}' $(YAML)
+	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.example.yml
+
+unit:
+	@tests/venv.sh
+	.venv/bin/python -m pytest tests/unit $(PYTEST_OPTIONS)
+
+integration: image
+	@tests/venv.sh
+	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest tests/integration $(PYTEST_OPTIONS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The demo: six requests through the guarded proxy, and what each side of it got."""

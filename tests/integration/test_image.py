@@ -1,0 +1,128 @@
+"""The image as `docker inspect` shows it, next to the base it was built from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from integration.containers import IMAGE, base_image, run_once
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def inspected(reference: str) -> dict[str, Any]:
+    return docker.from_env().images.get(reference).attrs
+
+
+@pytest.fixture(scope="module")
+def image() -> dict[str, Any]:
+    return inspected(IMAGE)
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    return inspected(base_image())
+
+
+@pytest.mark.parametrize(
+    "setting", ["User", "WorkingDir", "ExposedPorts", "Cmd", "StopSignal", "Volumes", "Healthcheck"]
+)
+def test_it_runs_as_the_base_does(image: dict[str, Any], base: dict[str, Any], setting: str) -> None:
+    assert image["Config"].get(setting) == base["Config"].get(setting)
+
+
+def test_the_bases_environment_is_kept(image: dict[str, Any], base: dict[str, Any]) -> None:
+    ours = dict(entry.split("=", 1) for entry in image["Config"]["Env"])
+    for name, value in (entry.split("=", 1) for entry in base["Config"]["Env"]):
+        assert value in ours[name]
+
+
+def test_at_most_three_layers_and_150_kb_are_added(image: dict[str, Any], base: dict[str, Any]) -> None:
+    layers, base_layers = image["RootFS"]["Layers"], base["RootFS"]["Layers"]
+    assert layers[: len(base_layers)] == base_layers
+    assert len(layers) - len(base_layers) <= 3
+    assert image["Size"] - base["Size"] < 150_000
+
+
+def test_labels_say_what_it_is_and_what_it_is_made_from(image: dict[str, Any]) -> None:
+    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in image["Config"]["Labels"].items()}
+    for name in ("title", "description", "source", "documentation", "licenses", "version", "revision", "created"):
+        assert labels[name]
+    assert labels["licenses"] == "MIT"
+    assert f'version = "{labels["version"]}"' in (ROOT / "pyproject.toml").read_text()
+    reference = docker.from_env().images.get(labels["base.name"])
+    digests = [digest.partition("@")[2] for digest in reference.attrs["RepoDigests"]]
+    assert labels["base.digest"] in [*digests, reference.id]
+
+
+def test_the_callback_is_importable_from_anywhere() -> None:
+    script = "import akto_guardrails; print(akto_guardrails.__version__)"
+    for directory in ("/", "/tmp", "/app"):
+        status, out, err = run_once(["python", "-c", script], working_dir=directory)
+        assert (status, err) == (0, "")
+        assert out.strip() in (ROOT / "pyproject.toml").read_text()
+
+
+def test_nothing_is_installed_that_the_base_lacks() -> None:
+    listing = "import importlib.metadata as m; print(sorted(d.name for d in m.distributions()))"
+    packages = run_once(["python", "-c", listing])
+    container = docker.from_env().containers.run(
+        base_image(), ["-c", listing], entrypoint="python", remove=True, stdout=True
+    )
+    assert packages[1] == container.decode()
+
+
+def test_no_certificate_of_the_building_machine_ships() -> None:
+    """The stand-in base trusts what Debian's package brings and nothing that was only needed to build it."""
+    if "stand-in" not in base_image():
+        pytest.skip("the base was pulled, so no certificate of this machine was handed to any build step")
+    script = """
+        find / -xdev -name 'ca-bundle*'
+        find /usr/local/share/ca-certificates -type f
+        packaged=$(find /usr/share/ca-certificates -name '*.crt' | wc -l)
+        test "$(grep -c BEGIN /etc/ssl/certs/ca-certificates.crt)" = "$packaged"
+    """
+    assert run_once(["sh", "-ec", script]) == (0, "", "")
+
+
+def build(docker_command: str, tag: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [docker_command, "build", "--build-arg", f"BASE_IMAGE={base_image()}", "--tag", tag, str(ROOT)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, check=False)
+
+
+@pytest.mark.parametrize("buildkit", ["0", "1"], ids=["legacy builder", "BuildKit"])
+def test_the_dockerfile_builds_with_both_builders(buildkit: str) -> None:
+    tag = f"{IMAGE.partition(':')[0]}-builder-test:{buildkit}"
+    tried = []
+    # A client without buildx refuses BuildKit; Debian's own, beside it, has it built in.
+    for client in dict.fromkeys([shutil.which("docker") or "docker", "/usr/bin/docker"]):
+        result = build(client, tag, DOCKER_BUILDKIT=buildkit)
+        tried.append(f"{client}: {result.stderr}")
+        if result.returncode == 0:
+            break
+    else:
+        pytest.fail("\n".join(tried))
+    try:
+        labels = inspected(tag)["Config"]["Labels"]
+        assert labels["org.opencontainers.image.title"] == "guarded-litellm"
+        assert json.loads(json.dumps(inspected(tag)["Config"]["Entrypoint"])) == ["/opt/akto/entrypoint.sh"]
+    finally:
+        docker.from_env().images.remove(tag, force=True)
+
+
+def test_a_base_that_cannot_be_had_is_said_loudly_and_can_be_refused() -> None:
+    command = [str(ROOT / "image/build.sh"), "guarded-litellm:never-built", "registry.invalid/no/such:image"]
+    refused = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"STAND_IN": "never"}, check=False
+    )
+    assert refused.returncode != 0
+    assert "could not be pulled" in refused.stderr
+    with pytest.raises(docker.errors.ImageNotFound):
+        docker.from_env().images.get("guarded-litellm:never-built")
