@@ -75,33 +75,31 @@ _KNOWN: Final = _NOT_TEXT.union(TEXT_KEYS, CONTEXT_KEYS)
 _NAMING_KEYS: Final = frozenset({"model", "role", "type", "id", "tool_call_id", "tool_use_id", "call_id", "url"})
 
 
-def content_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
+def content_of(data: Mapping[str, Any], *, passed_through: bool = False) -> dict[str, Any] | None:
     """The part of a request that is checked and recorded; None when the request has no text at all.
 
-    Values are the very objects of `data`, except where media or credentials were left out.
+    Values are the very objects of `data`, except where media or credentials were left out. `passed_through`: `data` is
+    the client's body itself, as on LiteLLM's pass-through routes.
     """
     content: dict[str, Any] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
-    text = {key: _readable(key, data[key]) for key in _text_keys(data) if data.get(key) is not None}
+    body = data if passed_through else _client_body(data)
+    text = {key: _readable(key, data[key]) for key in _text_keys(data, body) if data.get(key) is not None}
     if not text:
         return None
     content.update(text)
     return content
 
 
-def _text_keys(data: Mapping[str, Any]) -> Iterator[str]:
+def _text_keys(data: Mapping[str, Any], body: Mapping[str, Any]) -> Iterator[str]:
     yield from TEXT_KEYS
-    body = _client_body(data)
-    if isinstance(body, Mapping):
-        further = (key for key in body if key not in _KNOWN and isinstance(data.get(key), (str, list, dict)))
-        yield from (key for key in further if not is_credential_name(key))
+    further = (key for key in body if key not in _KNOWN and isinstance(data.get(key), (str, list, dict)))
+    yield from (key for key in further if not is_credential_name(key))
 
 
-def _client_body(data: Mapping[str, Any]) -> object:
+def _client_body(data: Mapping[str, Any]) -> Mapping[str, Any]:
     request = data.get("proxy_server_request")
-    if isinstance(request, Mapping):
-        return request.get("body")
-    # Without LiteLLM's record of the request the dictionary is the body (pass-through), unless LiteLLM made it up.
-    return None if "mcp_tool_name" in data else data
+    body = request.get("body") if isinstance(request, Mapping) else None
+    return body if isinstance(body, Mapping) else {}
 
 
 def _readable(key: str, value: Any) -> Any:

@@ -43,7 +43,7 @@ class Exchange:
 def mark(data: Mapping[str, object], key: Key | None = None) -> Key:
     """Marks LiteLLM's dictionary of a request, so that later hooks find the exchange; gives the mark.
 
-    Where LiteLLM keeps no record of the client's request (pass-through, MCP) its call id has to do. It is no mark
+    Where LiteLLM keeps no record of the client's request (MCP, and pass-through) its call id has to do. It is no mark
     elsewhere, because a client may choose it and give two requests the same one.
     """
     request = data.get(_PLACE)

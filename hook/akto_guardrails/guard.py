@@ -16,7 +16,7 @@ from akto_guardrails.content import content_of
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of, tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
-from akto_guardrails.identity import KeyHolder, identity_of
+from akto_guardrails.identity import KeyHolder, identity_of, what_the_client_says
 from akto_guardrails.log import RateLimited
 from akto_guardrails.masking import UnmappableMask, apply_mask, masked_strings
 from akto_guardrails.recorder import Recorder
@@ -26,6 +26,7 @@ from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 BLOCKED: Final = "Blocked by Akto Guardrails"
 _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applied"
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
+_TOO_DEEP: Final = {"x-akto-truncated": "nested too deeply to be read"}
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
 
 _ADVICE: Final = {
@@ -42,6 +43,9 @@ _ADVICE: Final = {
     Cause.TOO_LARGE: "content is larger than the service takes in one check",
     Cause.INTERNAL: "an error in the guard itself",
 }
+
+# LiteLLM's call type on routes where the dictionary of a request is the client's body and nothing else.
+_PASS_THROUGH: Final = "pass_through_endpoint"  # noqa: S105 - not a password
 
 _log: Final = logging.getLogger(__name__)
 
@@ -83,21 +87,27 @@ class Guard:
         Raises `Refusal`. Whatever goes wrong in here is not a verdict, and `UNREACHABLE_FALLBACK` decides.
         """
         try:
-            await self._check_request(data, key, call_type)
+            try:
+                await self._check_request(data, key, call_type)
+            except RecursionError:
+                self._refuse_too_deep(data, key, call_type)
         except Refusal:
             raise
-        except RecursionError:
-            # Text nested so deeply that it cannot be walked is text hidden from the check.
-            self._note_unavailable(Cause.TOO_LARGE, "(nesting)")
-            if self._settings.sync_mode:
-                raise Refusal(413, _TOO_LARGE, judged=False) from None
         except Exception as error:  # noqa: BLE001 - a bug of the guard must neither open the gate unseen nor break the proxy
             self._note_unavailable(Cause.INTERNAL, type(error).__name__)
             if self._settings.sync_mode and self._settings.fail_closed:
                 raise Refusal(503, _UNAVAILABLE, judged=False) from None
 
+    def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
+        """Text nested so deeply that it cannot be walked is text hidden from the check."""
+        self._note_unavailable(Cause.TOO_LARGE, "(nesting)")
+        exchange = self._exchange(data, _TOO_DEEP, key, call_type, None)
+        if self._settings.sync_mode:
+            self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
+        self._open.add(exchange)
+
     async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
-        content = content_of(data)
+        content = content_of(data, passed_through=call_type == _PASS_THROUGH)
         if content is None:
             return
         earlier = self._earlier_attempt(content)
@@ -136,8 +146,9 @@ class Guard:
         call_type: str,
         earlier_mark: Key | None,
     ) -> Exchange:
+        passed_through = call_type == _PASS_THROUGH
         identity = identity_of(
-            data,
+            what_the_client_says(data) if passed_through else data,
             key,
             default_collection=self._settings.default_collection,
             trust_client_agent_name=self._settings.trust_client_agent_name,
@@ -146,7 +157,8 @@ class Guard:
         model = content.get("model")
         tags = tags_of(self._sender, identity, call_type=call_type, model=model)
         payload = payload_of(content)
-        return Exchange(mark(data, earlier_mark), identity, tags, call_type, model, payload, payload)
+        own_mark = identity.call_id if passed_through else mark(data, earlier_mark)
+        return Exchange(own_mark, identity, tags, call_type, model, payload, payload)
 
     async def _verdict_on(self, exchange: Exchange) -> Verdict:
         if not fits(exchange.request_payload):
@@ -191,7 +203,8 @@ class Guard:
             return exchange
         self._counters.add("masks_applied")
         _log.info("masked | %s | strings=%d", _about(exchange), len(changes))
-        return replace(exchange, request_payload=payload_of(content_of(data)))
+        masked = content_of(data, passed_through=exchange.call_type == _PASS_THROUGH)
+        return replace(exchange, request_payload=payload_of(masked))
 
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> NoReturn:
         """Records the refusal, in place of an earlier attempt's exchange if there was one, and raises it."""
@@ -259,12 +272,12 @@ class Guard:
 
     def _note_unavailable(self, cause: Cause, detail: str = "") -> None:
         self._counters.add(f"unavailable_{cause.value}")
-        self._faults[cause].log(
-            "no verdict from Akto | %s | %s | %s",
-            cause.value,
-            f"{_ADVICE[cause]} {detail}".rstrip(),
-            self._settings.unreachable_fallback if self._settings.sync_mode else "not enforced (SYNC_MODE=false)",
-        )
+        if not self._settings.sync_mode:
+            outcome = "not enforced (SYNC_MODE=false)"
+        else:
+            outcome = "refused" if cause is Cause.TOO_LARGE else self._settings.unreachable_fallback
+        advice = f"{_ADVICE[cause]} {detail}".rstrip()
+        self._faults[cause].log("no verdict from Akto | %s | %s | %s", cause.value, advice, outcome)
 
     def _note_violation(self, what: str, verdict: Verdict, exchange: Exchange) -> None:
         details = f"behaviour={verdict.behaviour or '-'} policy={verdict.policy or '-'} rule={verdict.rule or '-'}"
@@ -273,7 +286,9 @@ class Guard:
 
 def _about(exchange: Exchange) -> str:
     identity = exchange.identity
-    return f"call_id={identity.call_id} collection={identity.collection} route={identity.route}"
+    line = f"call_id={identity.call_id} collection={identity.collection} route={identity.route}"
+    # Call id and route are the client's words: they must not be able to forge a line.
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def _blocked_message(reason: str) -> str:

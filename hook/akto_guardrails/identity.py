@@ -84,10 +84,19 @@ def identity_of(
 
 
 def call_id_of(data: Mapping[str, object]) -> str:
-    """LiteLLM's id of the call. Pass-through routes have it on the logging object only."""
-    return _string(data.get("litellm_call_id")) or _string(
-        getattr(data.get("litellm_logging_obj"), "litellm_call_id", None)
-    )
+    """LiteLLM's id of the call: first of all from its logging object, since passed-through `data` is the client's."""
+    on_logging_object = getattr(data.get("litellm_logging_obj"), "litellm_call_id", None)
+    return _string(on_logging_object) or _string(data.get("litellm_call_id"))
+
+
+def what_the_client_says(body: Mapping[str, object]) -> dict[str, object]:
+    """The part of a passed-through `body` that may say who sent it; the rest could pose as LiteLLM's own entries."""
+    metadata = body.get("metadata")
+    said = metadata if isinstance(metadata, Mapping) else {}
+    return {
+        "litellm_logging_obj": body.get("litellm_logging_obj"),
+        "metadata": {name: said[name] for name in ("agent_name", "session_id") if name in said},
+    }
 
 
 def route_of(data: Mapping[str, object], key: KeyHolder) -> str:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}\s*+")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*+")
 _SHORTEST_MEDIA: Final = 256
 _MEDIA_TYPES: Final = ("image/", "audio/", "video/", "application/pdf")
 _MEDIA_PARTS: Final = frozenset(
     {"document", "file", "image", "image_url", "input_audio", "input_file", "input_image", "video_url"}
 )
 _GEMINI_MEDIA: Final = frozenset({"inlineData", "inline_data"})
+_GEMINI_TOOL_USE: Final = frozenset({"functionCall", "functionResponse", "function_call", "function_response"})
 _TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType")
 _URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
 
@@ -50,12 +51,15 @@ def without_media(value: Any, *, in_media: bool = False) -> Any:
     """
     if isinstance(value, list):
         return _mapped(value, lambda item: without_media(item, in_media=in_media))
-    if not isinstance(value, dict) or value.get("type") == "tool_use":
+    if not isinstance(value, dict) or str(value.get("type")).endswith("tool_use"):
         # A tool's input is text whatever it looks like.
         return value
     inside = in_media or value.get("type") in _MEDIA_PARTS
     entries = {}
     for name, child in value.items():
+        if name in _GEMINI_TOOL_USE:
+            entries[name] = child
+            continue
         child_inside = inside or name in _GEMINI_MEDIA
         is_media = inside and _is_media(name, child, value)
         entries[name] = _media_note(child) if is_media else without_media(child, in_media=child_inside)

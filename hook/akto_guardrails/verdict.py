@@ -88,9 +88,11 @@ def verdict_of_answer(status: int, body: bytes) -> Verdict:
 def _cause_of_status(status: int) -> Cause:
     if status == 401:
         return Cause.CREDENTIALS
-    if 300 <= status < 400:
+    if status < 300:
+        return Cause.UNREADABLE
+    if status < 400:
         return Cause.REDIRECT
-    return Cause.REJECTED if 400 <= status < 500 else Cause.SERVER_ERROR
+    return Cause.REJECTED if status < 500 else Cause.SERVER_ERROR
 
 
 def _verdict_of_envelope(answer: Mapping[str, object]) -> Verdict:

@@ -156,6 +156,17 @@ def test_a_request_that_litellm_moves_to_another_model_is_checked_and_recorded_o
     assert len(llm.requests()) == 3
 
 
+def test_an_answer_from_litellms_cache_is_checked_and_recorded_like_any_other(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm
+) -> None:
+    settings = {"cache": True, "cache_params": {"type": "local"}}
+    proxy = start_proxy(config=proxy_config(litellm_settings=settings))
+    for _ in range(2):
+        assert proxy.chat("hello").status_code == 200
+    assert len(llm.requests()) == 1
+    assert len(akto.wait_for("record", 2)) == len(akto.calls("check")) == 2
+
+
 def test_what_the_operator_switched_off_in_litellm_is_recorded_all_the_same(
     start_proxy: Any, akto: MockAkto, llm: MockLlm
 ) -> None:

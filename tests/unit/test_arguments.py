@@ -46,6 +46,7 @@ def test_a_question_is_told_from_a_start(option: str, before: list[str]) -> None
         (["--config"], None),
         (["--config_path", "a.yaml"], None),
         (["--config", "-c"], "-c"),
+        (["--config", "-cb.yaml"], "-cb.yaml"),
     ],
 )
 def test_the_config_is_found_in_every_form_the_last_one_counting(options: list[str], path: str | None) -> None:

@@ -77,7 +77,8 @@ def test_every_form_of_callbacks_becomes_a_list_with_one_guard_in_front(
 
 
 def test_without_a_config_one_is_made_that_holds_the_guard_only() -> None:
-    assert injected(Source(None, {})) == {"litellm_settings": {"callbacks": [CALLBACK]}}
+    guard_only = {"litellm_settings": {"callbacks": ["akto_guardrails.proxy_handler_instance"]}}
+    assert injected(Source(None, {})) == guard_only
 
 
 @pytest.mark.parametrize(
@@ -228,12 +229,15 @@ class TestUnreadable:
     def test_a_directory(self, mounted: Path) -> None:
         error = error_of(mounted)
         assert "cannot be read" in error.what
+        assert "belongs to" not in error.what
         assert "directory" in error.fix
 
     def test_a_file_that_is_not_text(self, mounted: Path) -> None:
         path = mounted / "config.yaml"
         path.write_bytes(b"key: \xff\xfe")
-        assert "not UTF-8 text (byte 5)" in error_of(path).what
+        error = error_of(path)
+        assert "not UTF-8 text (byte 5)" in error.what
+        assert "UTF-8" in error.fix
 
     def test_a_file_this_user_may_not_read(self, mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refused(*_: object, **__: object) -> str:

@@ -72,6 +72,23 @@ def test_names_switches_and_credentials_of_the_body_are_not_text(body: dict[str,
     assert content.keys() == {"messages"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoding_format",
+        "litellm_session_id",
+        "litellm_trace_id",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "safety_identifier",
+        "tool_choice",
+        "function_call",
+    ],
+)
+def test_what_only_names_or_switches_something_is_not_text(name: str) -> None:
+    assert content_of(with_body({"model": "m", name: "auto"})) is None
+
+
 def test_what_litellm_took_out_of_the_body_is_not_checked() -> None:
     data = with_body({"custom": "secret"})
     del data["custom"]
@@ -85,7 +102,8 @@ def test_a_body_that_is_no_object_does_no_harm(body: object) -> None:
 
 
 def test_the_whole_body_of_a_request_that_is_passed_through_is_checked() -> None:
-    content = content_of({"message": "secret", "stream": False, "litellm_logging_obj": LoggingObject()})
+    body = {"message": "secret", "stream": False, "litellm_logging_obj": LoggingObject()}
+    content = content_of(body, passed_through=True)
     assert content is not None
     assert content["message"] == "secret"
 

@@ -99,6 +99,11 @@ class TestOpenExchanges:
         assert open_exchanges.add(second) == []
         assert open_exchanges.add(third) == [first, second]
 
+    def test_they_may_hold_exactly_as_much_as_the_bound(self) -> None:
+        open_exchanges = OpenExchanges(most=2, most_bytes=100)
+        assert open_exchanges.add(exchange(1, "x" * 60)) == []
+        assert open_exchanges.add(exchange(2, "x" * 40)) == []
+
     def test_a_single_one_that_holds_too_much_stays(self) -> None:
         open_exchanges = OpenExchanges(most_bytes=100)
         large = exchange(1, "x" * 500)

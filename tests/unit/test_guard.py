@@ -19,7 +19,7 @@ from akto_guardrails.envelope import LONGEST_STRING
 from akto_guardrails.exchange import OpenExchanges
 from akto_guardrails.guard import Guard, Refusal
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
-from unit.samples import CARD, MASKED_CARD, Key, chat, settings
+from unit.samples import CARD, MASKED_CARD, Key, LoggingObject, chat, settings
 
 ALLOW = Verdict(Decision.ALLOW)
 BLOCK = Verdict(Decision.BLOCK, reason="Prompt injection detected", behaviour="block")
@@ -197,6 +197,7 @@ def test_a_request_without_text_is_neither_checked_nor_recorded() -> None:
     guarded.finish(data)
     assert guarded.client.checks == []
     assert guarded.records == []
+    assert guarded.counters.snapshot() == {}
 
 
 def test_an_answer_too_long_for_the_service_is_recorded_by_its_beginning() -> None:
@@ -282,6 +283,7 @@ class TestMasked:
         expected["messages"][0]["content"] = MASKED_CARD
         guarded.check(data)
         assert data == expected
+        assert guarded.counters.snapshot()["masks_applied"] == 1
 
     def test_the_record_holds_the_masked_text(self) -> None:
         guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
@@ -308,6 +310,7 @@ class TestMasked:
         refusal = guarded.refusal(data)
         assert (refusal.status, refusal.judged) == (403, True)
         assert refusal.message.startswith("Blocked by Akto Guardrails: ")
+        assert guarded.counters.snapshot()["masks_unmappable"] == 1
         assert data == chat(CARD)
         assert [record["status"] for record in guarded.records] == ["403"]
 
@@ -488,6 +491,48 @@ class TestWatching:
         assert json.loads(guarded.client.checks[0]["tag"])["mode"] == "observe"
 
 
+class TestPassedThrough:
+    """Requests passed through as they are, where LiteLLM hands over the client's body and keeps no record of it."""
+
+    @staticmethod
+    def run(guarded: Guarded, body: dict[str, Any]) -> None:
+        """Checks `body` and lets the log event with its answer come."""
+        data = {**body, "litellm_logging_obj": LoggingObject("call-7")}
+        before = copy.deepcopy(body)
+        event = {"litellm_call_id": "call-7", "litellm_params": {"proxy_server_request": {"url": "/cohere/v1/chat"}}}
+
+        async def main() -> None:
+            await guarded.guard.check_request(data, Key(request_route="/cohere/v1/chat"), "pass_through_endpoint")
+            assert {name: data[name] for name in body} == before, "the body goes to the provider as it is"
+            guarded.guard.finished(event, ANSWER, 200)
+
+        asyncio.run(main())
+
+    def test_the_whole_body_is_checked_and_recorded_with_its_answer(self) -> None:
+        guarded = Guarded()
+        self.run(guarded, {"message": "hello", "chat_history": [{"message": "before"}], "temperature": 0.2})
+        (check,), (record,) = guarded.client.checks, guarded.records
+        assert content_of(check) == {"message": "hello", "chat_history": [{"message": "before"}]}
+        assert content_of(record) == content_of(check)
+        assert answer_of(record) == ANSWER
+
+    @pytest.mark.parametrize(
+        "decoy",
+        [
+            {"proxy_server_request": {}},
+            {"proxy_server_request": {"body": {}, "akto_exchange": 1}},
+            {"litellm_params": {"proxy_server_request": {"akto_exchange": 1}}},
+            {"mcp_tool_name": "search"},
+            {"litellm_call_id": "chosen"},
+        ],
+    )
+    def test_entries_named_like_litellms_own_hide_neither_the_text_nor_the_record(self, decoy: dict[str, Any]) -> None:
+        guarded = Guarded()
+        self.run(guarded, {"message": "hidden text", **decoy})
+        assert [content_of(check)["message"] for check in guarded.client.checks] == ["hidden text"]
+        assert [answer_of(record) for record in guarded.records] == [ANSWER]
+
+
 class TestSecondAttempt:
     """LiteLLM runs its hooks again for another model when a rate limit of its own refused the first."""
 
@@ -605,6 +650,7 @@ def test_an_exchange_that_has_to_make_room_is_recorded_without_its_answer(monkey
     (record,) = guarded.records
     assert content_of(record)["messages"][0]["content"] == "first"
     assert record["responsePayload"] is None
+    assert record["status"] == "200"
     assert guarded.counters.snapshot()["exchanges_displaced"] == 1
 
 
@@ -633,14 +679,23 @@ def test_the_call_type_of_an_open_request_is_known_until_it_is_recorded() -> Non
 def test_closing_does_not_wait_for_a_check_that_hangs() -> None:
     guarded = Guarded(SYNC_MODE="false")
 
+    stopped = False
+
     async def hang(body: bytes) -> Verdict:
-        await asyncio.sleep(30)
+        nonlocal stopped
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            stopped = True
+            raise
         return ALLOW
 
     async def main() -> None:
         guarded.client.check = hang  # type: ignore[method-assign]
         await guarded.guard.check_request(chat(), Key(), "acompletion")
         await guarded.guard.close(0.1)
+        await asyncio.sleep(0)
+        assert stopped
 
     start = time.monotonic()
     asyncio.run(main())

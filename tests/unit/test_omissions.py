@@ -60,6 +60,7 @@ def test_the_length_in_the_note_is_that_of_the_string() -> None:
         {"text": IMAGE},
         {"content": IMAGE},
         {"data": BASE64},
+        {"text": BASE64, "media_type": "image/png"},
         {"data": BASE64, "media_type": "text/plain"},
         {"data": BASE64, "media_type": "image/png", "type": "text"},
         {"data": BASE64, "format": "text"},
@@ -74,6 +75,7 @@ def test_the_length_in_the_note_is_that_of_the_string() -> None:
 )
 def test_what_may_be_text_is_never_left_out(entry: object) -> None:
     assert without_media(entry) is entry
+    assert without_media(part := {"type": "image", "source": entry}) is part
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,43 @@ def test_what_may_be_text_is_never_left_out(entry: object) -> None:
     ],
 )
 def test_prose_does_not_pass_for_media(entry: dict[str, str]) -> None:
-    block = {"type": "tool_use", "id": "toolu_1", "name": "show", "input": entry}
-    assert without_media(block) is block
+    for block in (
+        {"type": "tool_use", "id": "toolu_1", "name": "show", "input": entry},
+        {"type": "mcp_tool_use", "id": "toolu_1", "name": "show", "input": {"type": "image", "source": entry}},
+        {"functionCall": {"name": "show", "args": {"type": "image", "source": entry}}},
+    ):
+        assert without_media(block) is block
+
+
+@pytest.mark.parametrize("kind", ["document", "file", "image", "image_url", "input_file", "input_image", "video_url"])
+def test_every_part_that_holds_media_is_known(kind: str) -> None:
+    assert BASE64 not in str(without_media({"type": kind, "part": {"url": IMAGE}}))
+
+
+@pytest.mark.parametrize("kind", ["text", "tool_result", "function_call_output", None])
+def test_in_any_other_part_nothing_is_left_out(kind: str | None) -> None:
+    part = {"type": kind, "part": {"url": IMAGE}}
+    assert without_media(part) is part
+
+
+@pytest.mark.parametrize("declared", ["image/png", "audio/ogg", "video/mp4", "application/pdf"])
+def test_every_kind_of_media_is_left_out(declared: str) -> None:
+    part = {"type": "document", "source": {"type": "base64", "media_type": declared, "data": BASE64}}
+    assert BASE64 not in str(without_media(part))
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "mp3"])
+def test_audio_that_names_its_format_is_left_out(audio_format: str) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": BASE64, "format": audio_format}}
+    assert BASE64 not in str(without_media(part))
+
+
+def test_short_strings_are_not_worth_leaving_out() -> None:
+    def part(length: int) -> dict[str, object]:
+        return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * length}}
+
+    assert without_media(short := part(255)) is short
+    assert "AAAA" not in str(without_media(part(256)))
 
 
 def test_a_value_without_media_is_the_same_object_all_the_way_down() -> None:

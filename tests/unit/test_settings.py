@@ -137,6 +137,10 @@ def test_a_token_no_header_can_carry_is_refused_without_being_shown(token: str) 
     assert "s3" not in f"{problem.what} {problem.fix} {caught.value}"
 
 
+def test_a_token_of_any_other_characters_is_taken_as_it_is() -> None:
+    assert settings(AKTO_API_TOKEN="!eyJ0.eyJ1-_~").api_token == "!eyJ0.eyJ1-_~"
+
+
 def test_the_token_is_not_in_the_representation_of_the_settings() -> None:
     assert "raw-token" not in repr(settings())
 
@@ -213,7 +217,13 @@ def test_what_is_not_a_header_name_is_refused(value: str) -> None:
     assert "FORWARD_HEADERS" in problem
 
 
-@pytest.mark.parametrize("value", ["Authorization", "cookie", "X-Api-Key", "api-key", "proxy-authorization"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("Authorization", "cookie", "X-Api-Key", "api-key", "proxy-authorization", "set-cookie"),
+        *("ocp-apim-subscription-key", "x-goog-api-key", "x-litellm-api-key"),
+    ],
+)
 def test_headers_that_carry_credentials_are_refused(value: str) -> None:
     (problem,) = problems_of({"FORWARD_HEADERS": f"x-ok,{value}"})
     assert value.lower() in problem

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from akto_guardrails.worker_startup import ensure_guarded, keep_one_guard
+import akto_guardrails
+from akto_guardrails.worker_startup import NotGuarded, ensure_guarded, keep_one_guard
 
 
 @pytest.fixture
@@ -35,6 +37,72 @@ def test_the_spend_collector_serves_no_model_and_is_left_alone(monkeypatch: pyte
 def test_any_other_process_is_guarded_or_does_not_start(monkeypatch: pytest.MonkeyPatch, main: SimpleNamespace) -> None:
     monkeypatch.setitem(sys.modules, "__main__", main)
     with pytest.raises(ImportError):
+        ensure_guarded()
+
+
+class FakeProxy:
+    """LiteLLM's modules, as far as the startup hook touches them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[object] = []
+        self.guard = type("GuardrailsHandler", (), {"close": self.close})()
+        self.callbacks: list[object] = ["otel"]
+        self.server = SimpleNamespace(
+            proxy_logging_obj=SimpleNamespace(startup_event=self.startup), proxy_shutdown_event=self.shutdown
+        )
+        modules = {
+            "litellm": SimpleNamespace(callbacks=self.callbacks),
+            "litellm.proxy": SimpleNamespace(proxy_server=self.server),
+            "litellm.proxy.proxy_server": self.server,
+        }
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(vars(akto_guardrails), "proxy_handler_instance", self.guard)
+
+    def startup(self, *arguments: object, **options: object) -> str:
+        self.events.append(("startup", list(self.callbacks), arguments, options))
+        return "started"
+
+    async def shutdown(self) -> None:
+        self.events.append("shutdown")
+
+    async def close(self, seconds: float) -> None:
+        assert seconds > 0
+        self.events.append("guard closed")
+
+
+def test_the_guard_is_in_place_before_litellm_uses_its_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+    ensure_guarded()
+    assert proxy.callbacks == ["otel"], "a config that is loaded later may still replace the list"
+    assert proxy.server.proxy_logging_obj.startup_event("a", b="c") == "started"
+    assert proxy.events == [("startup", [proxy.guard, "otel"], ("a",), {"b": "c"})]
+
+
+def test_the_guard_is_closed_after_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+    ensure_guarded()
+    asyncio.run(proxy.server.proxy_shutdown_event())
+    assert proxy.events == ["shutdown", "guard closed"]
+
+
+def test_the_guard_is_closed_even_if_the_proxys_shutdown_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+
+    async def fail() -> None:
+        raise RuntimeError("no database")
+
+    proxy.server.proxy_shutdown_event = fail
+    ensure_guarded()
+    with pytest.raises(RuntimeError):
+        asyncio.run(proxy.server.proxy_shutdown_event())
+    assert proxy.events == ["guard closed"]
+
+
+def test_a_litellm_that_cannot_be_guarded_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+    del proxy.server.proxy_logging_obj.startup_event
+    with pytest.raises(NotGuarded):
         ensure_guarded()
 
 
