@@ -14,11 +14,11 @@ if [ "$(id -u)" != 0 ]; then
 fi
 if ! command -v dockerd >/dev/null 2>&1; then
     if ! command -v apt-get >/dev/null 2>&1; then
-        say "none is installed and this is neither Debian nor Ubuntu; install Docker (https://docs.docker.com/engine/install/)"
+        say "none is installed and this is neither Debian nor Ubuntu; see https://docs.docker.com/engine/install/"
         exit 1
     fi
     say "installing Debian's docker.io"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq docker.io; } >&2
+    "$(dirname "$0")/install.sh" docker.io iptables
 fi
 answers && exit 0
 

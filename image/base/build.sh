@@ -42,10 +42,9 @@ trap 'rm -rf "$work"' EXIT INT TERM
 
 if ! docker image inspect "$rootfs" >/dev/null 2>&1; then
     if ! command -v mmdebstrap >/dev/null 2>&1; then
-        command -v apt-get >/dev/null 2>&1 ||
-            die "mmdebstrap is missing and this is not Debian or Ubuntu; set BASE_IMAGE to an image this machine can pull"
         say "installing mmdebstrap"
-        { apt-get update -qq && apt-get install -y -qq --no-install-recommends mmdebstrap debian-archive-keyring; } >&2
+        "$here/../install.sh" mmdebstrap debian-archive-keyring ||
+            die "set BASE_IMAGE to an image this machine can pull"
     fi
     say "making a Debian $suite root file system (about half a minute)"
     mmdebstrap --quiet --variant=minbase --include="$packages" \

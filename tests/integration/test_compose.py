@@ -26,8 +26,7 @@ def compose_command() -> list[str]:
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0:
         return ["docker", "compose"]
     if shutil.which("docker-compose") is None:
-        install = "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq docker-compose"
-        subprocess.run(["sh", "-c", install], check=True, capture_output=True)
+        subprocess.run([EXAMPLE.parent / "image/install.sh", "docker-compose"], check=True)
     return ["docker-compose"]
 
 

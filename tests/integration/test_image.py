@@ -126,3 +126,33 @@ def test_a_base_that_cannot_be_had_is_said_loudly_and_can_be_refused() -> None:
     assert "could not be pulled" in refused.stderr
     with pytest.raises(docker.errors.ImageNotFound):
         docker.from_env().images.get("guarded-litellm:never-built")
+
+
+def test_make_builds_the_image_under_the_name_asked_for() -> None:
+    client = docker.from_env()
+    reference = "guarded-litellm-make-test:tag"
+    subprocess.run(["make", "image", f"IMAGE={reference}", f"BASE_IMAGE={base_image()}"], cwd=ROOT, check=True)
+    try:
+        assert client.images.get(reference).labels["org.opencontainers.image.base.name"] == base_image()
+    finally:
+        client.images.remove(reference, force=True)
+
+
+def test_the_stand_in_base_is_built_once_and_found_again() -> None:
+    if "stand-in" not in base_image():
+        pytest.skip("the base was pulled, so there is no stand-in on this machine to be found again")
+    again = subprocess.run([ROOT / "image/base/build.sh"], capture_output=True, text=True, timeout=10, check=True)
+    assert again.stdout.strip() == base_image()
+    assert "is already here" in again.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without access to Docker")
+def test_who_cannot_have_an_engine_gets_one_clear_line() -> None:
+    script = (ROOT / "image/engine.sh").read_text()
+    result = subprocess.run(
+        ["sh", "-s"], input=script, capture_output=True, text=True, user=65534, cwd="/", check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "docker engine: none answers; start Docker, or run this as root on Debian or Ubuntu to have it installed\n"
+    )

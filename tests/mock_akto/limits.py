@@ -7,6 +7,8 @@ from typing import Any
 
 LONGEST_STRING = 262_144
 LONGEST_BODY = 2_097_152
+# Fields that the built-in guardrail of LiteLLM sends and this version of the service does not read.
+UNREAD = ("files", "akto_metadata")
 
 
 class Refused(Exception):
@@ -23,7 +25,7 @@ def read_envelope(text: str) -> dict[str, str | None]:
         raise Refused("not JSON") from error
     if not isinstance(body, dict):
         raise Refused("not an object")
-    return {name: _string(name, value) for name, value in body.items()}
+    return {name: _string(name, value) for name, value in body.items() if name not in UNREAD}
 
 
 def utf16_length(text: str) -> int:

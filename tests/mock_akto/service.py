@@ -40,6 +40,7 @@ def application() -> web.Application:
     app.router.add_get("/healthCheck", _health)
     app.router.add_get("/api/auth-check", _auth_check)
     app.router.add_route("*", "/api/http-proxy", _http_proxy)
+    app.router.add_post("/api/ingestData", _ingest_data)
     app.router.add_get("/_mock/calls", _calls)
     app.router.add_delete("/_mock/calls", _reset)
     app.router.add_put("/_mock/answer/{kind}", _set_answer)
@@ -54,6 +55,11 @@ async def _health(_: web.Request) -> web.Response:
 
 async def _auth_check(request: web.Request) -> web.Response:
     return web.json_response({"success": True}) if _authorised(request) else _page(401)
+
+
+async def _ingest_data(request: web.Request) -> web.Response:
+    """Recording in bulk; the service never sets `success`, so a 200 carries false."""
+    return web.json_response({"success": False}) if _authorised(request) else _page(401)
 
 
 async def _http_proxy(request: web.Request) -> web.StreamResponse:

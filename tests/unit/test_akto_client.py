@@ -472,3 +472,18 @@ class TestProxy:
         verdict, seen = self.check_through("http://akto.invalid", lambda proxy: {"HTTPS_PROXY": f"http://{proxy}"})
         assert not verdict.is_usable
         assert seen == []
+
+
+def test_waiting_for_a_free_connection_counts_towards_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(akto_module, "MOST_CONNECTIONS", 1)
+
+    async def slow(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.4)
+        return web.Response(body=ALLOW)
+
+    async def main() -> list[Cause | None]:
+        async with serving(slow) as url, calling(url, 0.6) as client:
+            verdicts = await asyncio.gather(*(client.check(b"{}") for _ in range(3)))
+        return [verdict.cause for verdict in verdicts]
+
+    assert asyncio.run(main()) == [None, Cause.TIMEOUT, Cause.TIMEOUT]
