@@ -42,12 +42,17 @@ created=$(git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
 
 source=$(git config --get remote.origin.url 2>/dev/null | sed 's#//[^@/]*@#//#' || true)
 
-# The files go in with fixed modes and times, so that a strict umask cannot make the guard unreadable for other users
-# and the same commit gives the same layers.
+# With GNU tar the files go in with fixed modes and times: a strict umask cannot make the guard unreadable for other
+# users, and the same commit gives the same layers.
+context() {
+    tar --create --exclude=__pycache__ --sort=name --owner=0 --group=0 --mode='u=rwX,go=rX' --mtime="$created" \
+        Dockerfile .dockerignore entrypoint.sh hook image/launcher
+}
+if tar --version 2>/dev/null | grep -q 'GNU tar'; then source_of_build=-; else source_of_build=.; fi
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT INT TERM
-if ! tar --create --exclude=__pycache__ --sort=name --owner=0 --group=0 --mode='u=rwX,go=rX' --mtime="$created" \
-    Dockerfile entrypoint.sh hook image/launcher |
+if ! { [ "$source_of_build" = . ] || context; } |
     docker build --tag "$image" \
         --build-arg "BASE_IMAGE=$base" \
         --build-arg "VERSION=$version" \
@@ -56,7 +61,7 @@ if ! tar --create --exclude=__pycache__ --sort=name --owner=0 --group=0 --mode='
         --build-arg "SOURCE=${source:-unknown}" \
         --build-arg "BASE_NAME=$base" \
         --build-arg "BASE_DIGEST=$digest" \
-        - >"$log" 2>&1; then
+        "$source_of_build" >"$log" 2>&1; then
     cat "$log" >&2
     exit 1
 fi

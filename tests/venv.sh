@@ -3,8 +3,8 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-stamp=.venv/requirements.sha256
-wanted=$(sha256sum <tests/requirements.txt)
+stamp=.venv/requirements.cksum
+wanted=$(cksum <tests/requirements.txt)
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
 
 say() { printf 'tests: %s\n' "$*" >&2; }

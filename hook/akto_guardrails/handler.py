@@ -82,7 +82,7 @@ class GuardrailsHandler(CustomLogger):
         except (asyncio.CancelledError, GeneratorExit):
             status = _CLIENT_LEFT
             raise
-        except Exception as error:
+        except Exception as error:  # not handled here: noted for the record and passed on
             status, failure = _status_of(error), error
             raise
         finally:
