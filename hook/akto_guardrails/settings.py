@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from akto_guardrails.collection import collection_of_url
+from akto_guardrails.problem import Problem
 
 Fallback = Literal["fail_open", "fail_closed"]
 
@@ -36,14 +37,6 @@ _CREDENTIAL_HEADERS: Final = frozenset(
         "x-litellm-api-key",
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong with the configuration: what is wrong, and what to do about it."""
-
-    what: str
-    fix: str
 
 
 class SettingsError(ValueError):
@@ -235,19 +228,6 @@ class _Reader:
             self._wrong(f"UNCHECKED_ROUTES=deny asks for routes to be refused. {later}", "Unset it.")
         elif unchecked not in {"", "allow"}:
             self._wrong(f"UNCHECKED_ROUTES={unchecked!r} is not a known mode.", "Use allow.")
-
-
-def report(problems: tuple[Problem, ...]) -> str:
-    """The one message an operator reads: every problem, numbered, each followed by its fix."""
-    return "\n".join(_report_lines(problems))
-
-
-def _report_lines(problems: tuple[Problem, ...]) -> Iterator[str]:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    yield f"guarded-litellm: not started, {count} with the configuration:"
-    for number, problem in enumerate(problems, start=1):
-        yield f"  {number}. {problem.what}"
-        yield f"     {problem.fix}"
 
 
 def _split(value: str) -> SplitResult | None:

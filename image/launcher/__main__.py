@@ -8,12 +8,10 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from dotenv import find_dotenv, load_dotenv
-
-from akto_guardrails.settings import report
+from akto_guardrails.problem import report
 from launcher.arguments import Arguments, parse
 from launcher.config import CALLBACK, shadows_the_guard, write_private
-from launcher.preflight import NotReady, Plan, check
+from launcher.preflight import NotReady, Plan, check, load_dot_env
 
 EX_CONFIG: Final = 78
 # The newest base image dispatches component words, the older one takes options only.
@@ -28,9 +26,8 @@ def main(command_line: Sequence[str]) -> NoReturn:
     arguments = parse(command_line)
     if arguments.asks_for_information:
         hand_over(arguments)
-    # As LiteLLM itself does at its start, so that both see the same variables.
-    load_dotenv(find_dotenv(usecwd=True))
     try:
+        load_dot_env()
         plan = check(arguments, os.environ)
     except NotReady as error:
         print(report(error.problems), file=sys.stderr)

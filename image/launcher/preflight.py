@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from akto_guardrails.settings import Problem, Settings, SettingsError, load_settings
+from dotenv import find_dotenv, load_dotenv
+
+from akto_guardrails.problem import Problem
+from akto_guardrails.settings import Settings, SettingsError, load_settings
 from launcher.arguments import Arguments
 from launcher.config import ConfigError, Source, injected, read
 
@@ -38,6 +41,16 @@ class Plan:
     config: Mapping[str, Any] | None
     without_file: str | None
     temporary: Path
+
+
+def load_dot_env() -> None:
+    """Takes variables from a `.env` file as LiteLLM itself does, so that both see the same; raises `NotReady`."""
+    path = find_dotenv(usecwd=True)
+    try:
+        load_dotenv(path)
+    except (OSError, UnicodeDecodeError):
+        what = f"The file {path} cannot be read by user {os.getuid()}; LiteLLM would stop at it as well."
+        raise NotReady((Problem(what, "Make it readable, or remove it."),)) from None
 
 
 def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:

@@ -139,3 +139,15 @@ def test_a_config_that_cannot_be_used_is_explained_without_quoting_it(tmp_path: 
     )
     assert part in message
     assert "sk-very-secret" not in message
+
+
+def test_variables_of_a_dot_env_file_count_and_an_unreadable_one_is_named(tmp_path: Path) -> None:
+    dot_env = tmp_path / ".env"
+    dot_env.write_text("SYNC_MODE=perhaps\nTIMEOUT=soon\n")
+    dot_env.chmod(0o644)
+    options = {"volumes": [f"{dot_env}:/app/.env:ro"], "user": "12345:0", "cap_drop": ["ALL"]}
+    message = refused(proxy_environment() | {"TIMEOUT": "5"}, **options)
+    assert "SYNC_MODE='perhaps'" in message
+    assert "TIMEOUT" not in message, "a variable of the container comes before one of the file"
+    dot_env.chmod(0o600)
+    assert "The file /app/.env cannot be read by user 12345" in refused(proxy_environment(), **options)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from akto_guardrails.settings import Problem, SettingsError, load_settings, report
+from akto_guardrails.problem import Problem, report
+from akto_guardrails.settings import SettingsError, load_settings
 from unit.samples import REQUIRED, settings
 
 
