@@ -30,15 +30,18 @@ unguarded() {
     base "$@"
 }
 
-# A component named by the environment comes without arguments; the image's default command is none of the operator's.
-if [ -n "${LITELLM_COMPONENT-}" ] && [ "$*" = "--port 4000" ]; then
-    set --
+# Only the newest base knows LITELLM_COMPONENT, and only when it is given no arguments; the image's default command is
+# none of the operator's.
+component=proxy
+if [ -x /app/docker-entrypoint.sh ] && [ -n "${LITELLM_COMPONENT-}" ]; then
+    component=$LITELLM_COMPONENT
+    [ "$*" != "--port 4000" ] || set --
 fi
 
 case "${1-}" in
     --admin-agent) word=backend ;;
-    '' | -*) word=${LITELLM_COMPONENT:-proxy} ;;
-    *) word=$1 ;;
+    -*) word=proxy ;;
+    *) word=${1:-$component} ;;
 esac
 
 case "$word" in

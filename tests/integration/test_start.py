@@ -96,6 +96,16 @@ def test_a_component_from_the_environment_that_serves_no_model_is_not_guarded(un
     assert out == "unified: \nCONFIG_FILE_PATH=\nhooks: \n"
 
 
+@pytest.mark.parametrize("command", [[], ["--config", "/app/config.yaml"]])
+def test_a_component_does_not_open_a_way_past_the_guard_where_the_base_ignores_it(
+    unified: dict[str, Any], command: list[str]
+) -> None:
+    """The older base knows no components, and no base looks at them when there are options."""
+    assert run_once(command, {"LITELLM_COMPONENT": "backend"})[0] == 78
+    if command:
+        assert run_once(command, {"LITELLM_COMPONENT": "backend"}, **unified)[0] == 78
+
+
 def test_litellms_collector_runs_without_the_guards_settings() -> None:
     env = {name: text for name, text in proxy_environment().items() if name.startswith("LITELLM")}
     with pytest.raises(requests.exceptions.RequestException):
