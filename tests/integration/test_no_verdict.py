@@ -61,7 +61,9 @@ def test_the_time_out_is_the_total_for_one_check(
     assert "no verdict from Akto | timeout" in proxy.guard_log()
 
 
-def test_many_slow_checks_at_once_all_get_their_verdict(proxy: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+def test_many_slow_checks_at_once_all_get_their_verdict(shared_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    # Time enough for a slow machine: the point is that nobody waits in vain for a connection.
+    proxy: GuardedProxy = shared_proxy(TIMEOUT="20")
     akto.answer("check", {"status": 200, "body": BLOCK, "delay_ms": 3000})
     with concurrent.futures.ThreadPoolExecutor(150) as pool:
         statuses = list(pool.map(lambda _: proxy.chat("hello").status_code, range(150)))
