@@ -107,11 +107,9 @@ def route_of(data: Mapping[str, object], key: KeyHolder) -> str:
 
 
 def _collection(data: Mapping[str, object], key: KeyHolder, trust_client_agent_name: bool) -> str | None:
-    names = [key.key_alias, key.team_alias]
-    if trust_client_agent_name:
-        names[:0] = [_string(bucket.get("agent_name")) for bucket in _metadata_buckets(data)]
-    collections = (collection_of_name(name) for name in names if isinstance(name, str))
-    return next(filter(None, collections), None)
+    agents = [bucket.get("agent_name") for bucket in _metadata_buckets(data)] if trust_client_agent_name else []
+    names = (_string(name) for name in (*agents, key.key_alias, key.team_alias))
+    return next(filter(None, map(collection_of_name, names)), None)
 
 
 def _metadata_buckets(data: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
@@ -127,12 +125,12 @@ def _client_headers(data: Mapping[str, object]) -> dict[str, str]:
     headers = request.get("headers") if isinstance(request, Mapping) else None
     if not isinstance(headers, Mapping):
         return {}
-    return {name.lower(): value[:_LONGEST_HEADER] for name, value in headers.items() if isinstance(value, str)}
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _mirrored(client_headers: Mapping[str, str], forward_headers: frozenset[str]) -> dict[str, str]:
     allowed = (MIRRORED_HEADERS | forward_headers) - _OWN_HEADERS
-    return {name: value for name, value in client_headers.items() if name in allowed}
+    return {name: value[:_LONGEST_HEADER] for name, value in client_headers.items() if name in allowed}
 
 
 def _own_headers(collection: str, client_headers: Mapping[str, str], call_id: str) -> dict[str, str]:
@@ -140,7 +138,7 @@ def _own_headers(collection: str, client_headers: Mapping[str, str], call_id: st
     own = {"host": collection, "content-type": "application/json"}
     request_id = client_headers.get("x-request-id") or call_id
     if request_id:
-        own["x-request-id"] = request_id
+        own["x-request-id"] = request_id[:_LONGEST_HEADER]
     return own
 
 
