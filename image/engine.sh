@@ -24,10 +24,14 @@ answers && exit 0
 
 log=/var/log/guarded-litellm-dockerd.log
 say "starting dockerd (log: $log)"
-# A previous engine that was killed leaves its pid file behind, which a new one refuses to overwrite.
-if [ -f /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
-    rm -f /var/run/docker.pid
-fi
+# An engine that was killed leaves pid files behind; when their numbers have gone to other processes meanwhile, a new
+# engine takes those for the old one.
+forget_unless_running() {
+    [ -f "$1" ] && [ "$(cat "/proc/$(cat "$1")/comm" 2>/dev/null)" != "$2" ] && rm -f "$1"
+    return 0
+}
+forget_unless_running /var/run/docker.pid dockerd
+forget_unless_running /var/run/docker/containerd/containerd.pid containerd
 nohup dockerd >"$log" 2>&1 </dev/null &
 waited=0
 until answers; do
