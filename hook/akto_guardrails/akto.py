@@ -1,7 +1,8 @@
 """The client of Akto's Data Ingestion Service: the only place that does HTTP.
 
-aiohttp and not httpx: under 16 concurrent requests one POST costs 0.3 ms of CPU with aiohttp and 2.8 ms with
-`httpx.AsyncClient`, and the guard makes two of them for each request. aiohttp is a core dependency of LiteLLM.
+aiohttp and not httpx: with 16 requests at once a POST of 2 kB cost 0.08 ms of CPU with aiohttp 3.14 and 1.3 ms with
+`httpx.AsyncClient` 0.28 (3,000 POSTs on the loopback interface, process time), and the guard makes two for each
+request. aiohttp is a core dependency of LiteLLM.
 """
 
 from __future__ import annotations
