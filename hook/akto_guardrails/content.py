@@ -33,6 +33,9 @@ TEXT_KEYS: Final = (
     "prompt_variables",
     "fallbacks",
     "extra_body",
+    # Parts of prompt templates, though they are called like credentials.
+    "bos_token",
+    "eos_token",
 )
 # Sent along because Akto's policies and its dashboard use them; never text of the caller.
 CONTEXT_KEYS: Final = ("model", "stream")

@@ -123,6 +123,8 @@ def test_text_in_every_kind_of_message_is_checked(
         {"context_window_fallbacks": [{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": BLOCK}]}]},
         {"chat_template_kwargs": {"note": BLOCK}},
         {"a_key_nobody_knows": BLOCK},
+        {"bos_token": BLOCK},
+        {"eos_token": BLOCK},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"api_key": {"description": BLOCK}}}}]},
     ],
     ids=lambda more: next(iter(more)),

@@ -223,3 +223,10 @@ def test_an_answer_of_another_kind_is_taken_as_it_is(answer: object) -> None:
 def test_an_answer_with_an_attribute_of_that_name_that_is_no_method_is_taken_as_it_is() -> None:
     answer = SimpleNamespace(model_dump="text")
     assert answer_body(answer) is answer
+
+
+@pytest.mark.parametrize("name", ["bos_token", "eos_token"])
+def test_a_prompt_templates_tokens_are_text_and_no_credentials(name: str) -> None:
+    content = content_of(with_body({name: "hidden text"}))
+    assert content is not None
+    assert content[name] == "hidden text"
