@@ -54,6 +54,7 @@ class AktoClient:
     ) -> None:
         """`timeout` is the total for one check in seconds: waiting for a connection, connecting and reading."""
         self._check_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&guardrails=true")
+        self._answer_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&response_guardrails=true")
         self._record_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&ingest_data=true")
         self._headers = {"Authorization": api_token, "Content-Type": "application/json"}
         self._timeout = timeout
@@ -63,13 +64,17 @@ class AktoClient:
         self._session_loop: asyncio.AbstractEventLoop | None = None
         self._checks_in_flight = 0
 
-    async def check(self, body: bytes) -> Verdict:
-        """The verdict on the envelope `body`. Never raises but for cancellation; takes at most the time-out."""
+    async def check(self, body: bytes, *, of_answer: bool = False) -> Verdict:
+        """The verdict on the request in the envelope `body`, or on the model's answer in it (`of_answer`).
+
+        Never raises but for cancellation; takes at most the time-out.
+        """
         if self._checks_in_flight >= MOST_CHECKS_AT_ONCE:
             return unavailable(Cause.OVERLOAD)
         self._checks_in_flight += 1
         try:
-            return verdict_of_answer(*await self._post(self._check_url, body, self._timeout))
+            url = self._answer_url if of_answer else self._check_url
+            return verdict_of_answer(*await self._post(url, body, self._timeout), of_answer=of_answer)
         except TimeoutError:
             return unavailable(Cause.TIMEOUT)
         except (aiohttp.ClientError, OSError):

@@ -20,4 +20,4 @@ def build_handler() -> GuardrailsHandler:
     counters = Counters()
     client = AktoClient(settings.service_url, settings.api_token, settings.timeout)
     guard = Guard(settings, client, Recorder(client.record, counters), counters)
-    return GuardrailsHandler(guard, sync_mode=settings.sync_mode)
+    return GuardrailsHandler(guard, settings)

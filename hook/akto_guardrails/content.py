@@ -74,6 +74,19 @@ _NOT_TEXT: Final = frozenset(
 
 _KNOWN: Final = _NOT_TEXT.union(TEXT_KEYS, CONTEXT_KEYS)
 
+# What frames a conversation on every request alike.
+_SCAFFOLDING: Final = frozenset(
+    {
+        "functions",
+        "instructions",
+        "response_format",
+        "system",
+        "systemInstruction",
+        "system_instruction",
+        "tools",
+    }
+)
+
 # Strings under these keys name things; a mask must not touch them.
 _NAMING_KEYS: Final = frozenset({"model", "role", "type", "id", "tool_call_id", "tool_use_id", "call_id", "url"})
 
@@ -130,15 +143,76 @@ def is_naming(path: Path) -> bool:
     return bool(path) and path[-1] in _NAMING_KEYS
 
 
-def newest_user_text(content: Mapping[str, Any]) -> str | None:
-    """The text of the newest user turn, as Akto's field extraction reads it: text parts joined by newlines."""
+def spoken_text(content: Mapping[str, Any]) -> str | None:
+    """The text of the newest user turn, or of an answer, as Akto's field extraction reads it.
+
+    Text parts are joined by newlines (protocol reference, 3.3).
+    """
     for key in ("messages", "input", "contents", "prompt"):
         turns = content.get(key)
         if isinstance(turns, str):
             return turns
         if isinstance(turns, list):
             return next((_turn_text(turn) for turn in reversed(turns) if _is_users(turn)), None)
+    return _answer_text(content)
+
+
+def _answer_text(answer: Mapping[str, Any]) -> str | None:
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else answer
+    if not isinstance(first, dict):
+        return None
+    message = first.get("message")
+    text = first.get("text")
+    return text if isinstance(text, str) else _turn_text(message if isinstance(message, dict) else first)
+
+
+def newest_user_string(content: Mapping[str, Any]) -> Path | None:
+    """The place of a string prompt, or of the newest user message whose content is one string."""
+    if isinstance(content.get("prompt"), str):
+        return ("prompt",)
+    turns = content.get("messages")
+    if isinstance(turns, list):
+        for index in range(len(turns) - 1, -1, -1):
+            if _is_users(turns[index]) and isinstance(turns[index].get("content"), str):
+                return ("messages", index, "content")
     return None
+
+
+def newest_turn_of(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, int]]:
+    """`content` with the newest user turn and what follows it (tool calls, tool results) in place of the conversation.
+
+    System prompts and tool definitions go as well; whatever else there is stays. With it, how many turns were
+    skipped under which key. Content without user turns is given as it is.
+    """
+    for key in ("messages", "input", "contents"):
+        turns = content.get(key)
+        start = _start_of_newest_turn(turns) if isinstance(turns, list) else None
+        if start is not None:
+            part = {name: value for name, value in content.items() if name not in _SCAFFOLDING}
+            return part | {key: turns[start:]}, {key: start}
+    return content, {}
+
+
+def _start_of_newest_turn(turns: list[Any]) -> int | None:
+    newest = next((index for index in range(len(turns) - 1, -1, -1) if _has_users_words(turns[index])), None)
+    while newest and _has_users_words(turns[newest - 1]):
+        newest -= 1
+    return newest
+
+
+def _has_users_words(turn: object) -> bool:
+    """Whether a turn is the user's and more than tool results, which some APIs send in the user's name."""
+    if not isinstance(turn, dict) or turn.get("role") != "user":
+        return False
+    parts = turn.get("content", turn.get("parts"))
+    return not isinstance(parts, list) or not parts or any(not _is_tool_result(part) for part in parts)
+
+
+def _is_tool_result(part: object) -> bool:
+    return isinstance(part, dict) and (
+        part.get("type") == "tool_result" or "functionResponse" in part or "function_response" in part
+    )
 
 
 def _is_users(turn: object) -> bool:

@@ -35,9 +35,9 @@ class Sender:
     observing: bool
 
 
-def payload_of(body: object) -> str:
-    """The JSON text of `{"body": body}`, the connector's shape for requests and answers."""
-    return json_text({"body": body})
+def payload_of(body: object, *, bare: bool = False) -> str:
+    """The JSON text of `{"body": body}`, the connector's shape for requests and answers; `bare`: of `body` itself."""
+    return json_text(body if bare else {"body": body})
 
 
 def fits(payload: str) -> bool:
@@ -114,3 +114,22 @@ def tags_of(sender: Sender, identity: Identity, *, call_type: str, model: object
         "mode": "observe" if sender.observing else "",
     }
     return {name: value[:_LONGEST_TAG] for name, value in tags.items() if value}
+
+
+def mcp_tags_of(sender: Sender, identity: Identity, *, server: str, tool: str) -> dict[str, str]:
+    """The tags of an MCP tool call. They make its host an MCP server, so that has to be one of its own."""
+    tags = {
+        "mcp-server": "MCP Server",
+        "mcp-client": "litellm",
+        "mcp_server_name": server,
+        "tool_name": tool,
+        "call_type": "tool_call",
+        "litellm_call_id": identity.call_id,
+        "mode": "observe" if sender.observing else "",
+    }
+    return {name: value[:_LONGEST_TAG] for name, value in tags.items() if value}
+
+
+def tool_tags_of(tags: Mapping[str, str], *, tool: str) -> dict[str, str]:
+    """The tags of an ordinary tool call, from those of the request that led to it."""
+    return {**tags, "call_type": "tool_call", "tool_name": tool[:_LONGEST_TAG]}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from akto_guardrails.identity import Identity, call_id_of
-from akto_guardrails.verdict import Verdict
+
+if TYPE_CHECKING:
+    from akto_guardrails.checker import Judgement
 
 MOST_OPEN: Final = 20_000
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -27,7 +29,8 @@ _numbers: Final = itertools.count(1)
 class Exchange:
     """One request on its way, with all that its record needs besides the answer.
 
-    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it.
+    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it, as
+    `content` is. `bare`: payloads go without `{"body": ...}`. `at_gate`: no hook saw the request before its model call.
     """
 
     key: Key
@@ -37,7 +40,10 @@ class Exchange:
     model: object
     sent_payload: str
     request_payload: str
-    verdict: Verdict | None = None
+    content: Mapping[str, Any] = field(default_factory=dict)
+    bare: bool = False
+    at_gate: bool = False
+    judgement: Judgement | None = None
 
 
 def mark(data: Mapping[str, object], key: Key | None = None) -> Key:

@@ -1,10 +1,10 @@
-"""What happens to a request: check it, act on the verdict, record the exchange. No LiteLLM types in here."""
+"""What happens to a request and its answer: check, act on the verdict, record. No LiteLLM types in here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, NoReturn
@@ -12,49 +12,66 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from akto_guardrails.akto import AktoClient
-from akto_guardrails.content import content_of
+from akto_guardrails.asgi import UNCHECKED_REFUSED
+from akto_guardrails.checker import Checker, Judgement
+from akto_guardrails.client_request import ClientRequest, current_request
+from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
-from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of, tags_of
+from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tags_of, tool_tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
-from akto_guardrails.identity import KeyHolder, identity_of, what_the_client_says
-from akto_guardrails.log import RateLimited
-from akto_guardrails.masking import UnmappableMask, apply_mask, masked_strings
+from akto_guardrails.identity import Identity, KeyHolder, call_id_of, identity_of, key_in_metadata, what_the_client_says
+from akto_guardrails.journal import Journal
+from akto_guardrails.masking import UnmappableMask, apply_mask
+from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.settings import Settings
+from akto_guardrails.subject import MCP_CALL, MCP_LIST, PASS_THROUGH, Subject, masked_call, subject_of
+from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
+from akto_guardrails.unchecked import BODY, FILE
+from akto_guardrails.unseen import unseen_part
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 
 BLOCKED: Final = "Blocked by Akto Guardrails"
 _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applied"
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
+_ANSWER_TOO_LARGE: Final = "Answer too large to be checked by Akto Guardrails"
 _TOO_DEEP: Final = {"x-akto-truncated": "nested too deeply to be read"}
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
 
-_ADVICE: Final = {
-    Cause.TIMEOUT: "no answer within TIMEOUT",
-    Cause.CONNECTION: "no connection to DATA_INGESTION_SERVICE_URL",
-    Cause.CREDENTIALS: "credentials refused (HTTP 401): AKTO_API_TOKEN is wrong, expired or revoked",
-    Cause.REDIRECT: "answered with a redirect, which is never followed: DATA_INGESTION_SERVICE_URL is not the service",
-    Cause.REJECTED: "check refused with a 4xx status: wrong DATA_INGESTION_SERVICE_URL, or a gateway in between",
-    Cause.SERVER_ERROR: "check failed with a 5xx status",
-    Cause.UNREADABLE: "answer is not what the service sends: is DATA_INGESTION_SERVICE_URL right?",
-    Cause.NO_VERDICT: "answer carries no verdict",
-    Cause.SERVICE_FAIL_OPEN: "the ingestion service got no verdict from its guardrails service (failOpen)",
-    Cause.OVERLOAD: "too many checks at once",
-    Cause.TOO_LARGE: "content is larger than the service takes in one check",
-    Cause.INTERNAL: "an error in the guard itself",
-}
-
-# LiteLLM's call type on routes where the dictionary of a request is the client's body and nothing else.
-_PASS_THROUGH: Final = "pass_through_endpoint"  # noqa: S105 - not a password
+# Calls of LiteLLM that carry names and ids, and no text for a model.
+_ADMINISTRATION: Final = frozenset({"acreate_file", "acreate_batch", "acreate_fine_tuning_job"})
+# Answers in which a model or a tool speaks.
+_SPOKEN: Final = frozenset(
+    {
+        "acompact_responses",
+        "acompletion",
+        "acreate_interaction",
+        "aget_responses",
+        "agenerate_content",
+        "agenerate_content_stream",
+        "anthropic_messages",
+        "aresponses",
+        "asearch",
+        "asend_message",
+        "atext_completion",
+        "avector_store_search",
+        MCP_CALL,
+    }
+)
+# Pass-through routes on which LiteLLM signs the body before it asks the hooks: a mask would not be sent.
+_SIGNED: Final = "/bedrock"
 
 _log: Final = logging.getLogger(__name__)
 
-# The exchange that the pre-call hook opened last in this request's task.
+# The exchange that was opened last in this request's task.
 _latest: Final[ContextVar[Exchange | None]] = ContextVar("akto_latest_exchange", default=None)
 
 
 class Refusal(Exception):
-    """The request must not reach the model. `judged`: Akto's policies said so, not a missing verdict."""
+    """The request must not reach the model, or the answer not the client.
+
+    `judged`: Akto's policies said so, not a missing verdict.
+    """
 
     def __init__(self, status: int, message: str, *, judged: bool) -> None:
         self.status = status
@@ -71,56 +88,112 @@ class Guard:
         self._client = client
         self._recorder = recorder
         self._counters = counters
+        self._journal = Journal(settings, counters)
         self._open = OpenExchanges()
         self._sender = Sender(
             settings.account_id, settings.vxlan_id, settings.context_source, observing=not settings.sync_mode
         )
+        self._checker = Checker(settings, client, self._sender, counters)
         self._background: set[asyncio.Task[None]] = set()
-        self._faults = {
-            cause: RateLimited(_log, logging.ERROR if cause in (Cause.CREDENTIALS, Cause.INTERNAL) else logging.WARNING)
-            for cause in Cause
-        }
 
-    async def check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
+    def admits(self, family: str) -> bool:
+        """Whether a request on an unchecked route of `family` may be served; says that it came."""
+        self._journal.unchecked_route(family)
+        return self._settings.unchecked_routes == "allow"
+
+    async def check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> dict[str, Any] | None:
         """Checks a request before its model call, and masks text in `data` where Akto says so.
 
-        Raises `Refusal`. Whatever goes wrong in here is not a verdict, and `UNREACHABLE_FALLBACK` decides.
+        Gives what the hook has to return for the mask of a tool call, else None. Raises `Refusal`. Whatever goes
+        wrong in here is not a verdict, and `UNREACHABLE_FALLBACK` decides.
         """
+        return await self._or_fallback(self._check_request(data, key, call_type), data, key, call_type)
+
+    async def check_attempt(self, kwargs: dict[str, Any], call_type: str) -> None:
+        """The second gate: checks what a call of a model carries beyond what `check_request` has seen.
+
+        That is everything, on routes where LiteLLM calls no hook before. Raises `Refusal` as `check_request` does.
+        """
+        key = key_in_metadata(kwargs)
+        await self._or_fallback(self._check_attempt(kwargs, key, call_type), kwargs, key, call_type)
+
+    async def _or_fallback(
+        self, check: Awaitable[dict[str, Any] | None], data: dict[str, Any], key: KeyHolder, call_type: str
+    ) -> dict[str, Any] | None:
         try:
             try:
-                await self._check_request(data, key, call_type)
+                return await check
             except RecursionError:
                 self._refuse_too_deep(data, key, call_type)
+                return None
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of the guard must neither open the gate unseen nor break the proxy
-            self._note_unavailable(Cause.INTERNAL, type(error).__name__)
+            self._journal.internal_error(error)
             if self._settings.sync_mode and self._settings.fail_closed:
                 raise Refusal(503, _UNAVAILABLE, judged=False) from None
+            return None
 
     def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         """Text nested so deeply that it cannot be walked is text hidden from the check."""
-        self._note_unavailable(Cause.TOO_LARGE, "(nesting)")
-        exchange = self._exchange(data, _TOO_DEEP, key, call_type, None)
+        self._journal.unavailable(Cause.TOO_LARGE, "(nesting)")
+        exchange = self._exchange(data, Subject(_TOO_DEEP, {}), key, call_type, None)
         if self._settings.sync_mode:
             self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
         self._open.add(exchange)
 
-    async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
-        content = content_of(data, passed_through=call_type == _PASS_THROUGH)
-        if content is None:
-            return
-        earlier = self._earlier_attempt(content)
-        exchange = self._exchange(data, content, key, call_type, None if earlier is None else earlier.key)
-        if not self._settings.sync_mode:
-            if earlier is None:
-                self._in_background(exchange)
-        else:
-            verdict = earlier.verdict if earlier is not None else None
-            verdict = verdict or await self._verdict_on(exchange)
-            judged = content if earlier is None else {**content, "model": earlier.model}
-            exchange = replace(self._enforced(verdict, exchange, data, judged), verdict=verdict)
+    async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> dict[str, Any] | None:
+        self._refuse_unshown(data, call_type)
+        if call_type in _ADMINISTRATION:
+            return None
+        subject = subject_of(data, call_type)
+        if subject is None:
+            return None
+        earlier = self._earlier_attempt(subject.content)
+        exchange = self._exchange(data, subject, key, call_type, None if earlier is None else earlier.key)
+        exchange = await self._judged(exchange, subject, earlier)
         _latest.set(exchange)
+        if _is_batch_record(data, call_type):
+            self._record(exchange, None, 200)
+        elif call_type != MCP_LIST:
+            self._add(exchange, earlier)
+        is_masked = exchange.judgement is not None and bool(exchange.judgement.changes)
+        return masked_call(subject, data, call_type) if is_masked else None
+
+    async def _check_attempt(self, kwargs: dict[str, Any], key: KeyHolder, call_type: str) -> None:
+        request = current_request()
+        # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
+        if request is None or request.path.startswith("/health") or call_type in (MCP_CALL, MCP_LIST):
+            return
+        subject = subject_of(kwargs, call_type)
+        if subject is None:
+            return
+        latest = _latest.get()
+        if latest is None or _is_new_turn(request, latest, kwargs):
+            exchange = replace(self._exchange(kwargs, subject, key, call_type, None), at_gate=True)
+            exchange = await self._judged(exchange, subject, None)
+            _latest.set(exchange)
+            self._add(exchange, None)
+            return
+        unseen = unseen_part(subject.content, latest.content)
+        if unseen:
+            self._counters.add("checks_at_the_second_gate")
+            attempt = replace(latest, request_payload=payload_of(subject.content, bare=latest.bare))
+            checked = await self._judged(attempt, replace(subject, content=unseen), None)
+            _latest.set(replace(latest, content={"before": latest.content, "then": checked.content}))
+
+    def _refuse_unshown(self, data: Mapping[str, Any], call_type: str) -> None:
+        """Refuses, if the operator wants that, a body that LiteLLM does not hand to its hooks."""
+        request = current_request()
+        family = None
+        if call_type == PASS_THROUGH and request is not None and request.method != "GET" and not request.has_json:
+            family = BODY
+        elif call_type == "acreate_file" and data.get("purpose") != "batch":
+            family = FILE
+        if family is not None and not self.admits(family):
+            raise Refusal(403, UNCHECKED_REFUSED, judged=False)
+
+    def _add(self, exchange: Exchange, earlier: Exchange | None) -> None:
         for displaced in self._open.add(exchange):
             if displaced is not earlier:
                 self._counters.add("exchanges_displaced")
@@ -135,123 +208,204 @@ class Guard:
         latest = _latest.get()
         if latest is None or self._open.get(latest.key) is not latest:
             return None
-        same = payload_of({**content, "model": latest.model}) == latest.sent_payload
+        same = payload_of({**content, "model": latest.model}, bare=latest.bare) == latest.sent_payload
         return latest if same else None
 
     def _exchange(
-        self,
-        data: dict[str, Any],
-        content: Mapping[str, object],
-        key: KeyHolder,
-        call_type: str,
-        earlier_mark: Key | None,
+        self, data: dict[str, Any], subject: Subject, key: KeyHolder, call_type: str, earlier_mark: Key | None
     ) -> Exchange:
-        passed_through = call_type == _PASS_THROUGH
+        passed_through = call_type == PASS_THROUGH
         identity = identity_of(
             what_the_client_says(data) if passed_through else data,
             key,
+            current_request(),
             default_collection=self._settings.default_collection,
             trust_client_agent_name=self._settings.trust_client_agent_name,
             forward_headers=self._settings.forward_headers,
         )
-        model = content.get("model")
-        tags = tags_of(self._sender, identity, call_type=call_type, model=model)
-        payload = payload_of(content)
+        model = subject.content.get("model")
+        if call_type in (MCP_CALL, MCP_LIST):
+            server = str(data.get("mcp_server_name") or "")
+            identity = self._at_mcp(identity, server)
+            tags = mcp_tags_of(self._sender, identity, server=server, tool=str(data["mcp_tool_name"]))
+        else:
+            tags = tags_of(self._sender, identity, call_type=call_type, model=model)
+        bare = subject.bare or self._settings.payload_shape == "bare"
+        payload = payload_of(subject.content, bare=bare)
         own_mark = identity.call_id if passed_through else mark(data, earlier_mark)
-        return Exchange(own_mark, identity, tags, call_type, model, payload, payload)
+        return Exchange(own_mark, identity, tags, call_type, model, payload, payload, subject.content, bare)
 
-    async def _verdict_on(self, exchange: Exchange) -> Verdict:
-        if not fits(exchange.request_payload):
-            return unavailable(Cause.TOO_LARGE)
-        body = envelope(self._sender, exchange.identity, exchange.tags, request_payload=exchange.request_payload)
-        try:
-            verdict = await self._client.check(body)
-        except Exception as error:  # noqa: BLE001 - a bug of the client is no verdict; the exchange goes on to its record
-            verdict = unavailable(Cause.INTERNAL, type(error).__name__)
-        self._counters.add(f"checks_{verdict.decision.value}")
-        return verdict
+    def _at_mcp(self, identity: Identity, server: str) -> Identity:
+        """`identity` under a host of the tool's server: the tags of its records would turn the agent's into one."""
+        host = mcp_host(identity.collection, server)
+        headers = {**identity.headers, "host": host}
+        return replace(identity, collection=host, route=self._settings.mcp_path, headers=headers)
 
-    def _enforced(
-        self, verdict: Verdict, exchange: Exchange, data: dict[str, Any], content: Mapping[str, object]
-    ) -> Exchange:
-        """The exchange as it may go on, masked where needed; raises `Refusal` when it may not.
-
-        `content` is what the verdict is about.
-        """
-        if verdict.cause is not None:
-            self._note_unavailable(verdict.cause, verdict.reason)
-            if verdict.cause is Cause.TOO_LARGE:
-                self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
-            if self._settings.fail_closed:
-                self._refuse(exchange, Refusal(503, _UNAVAILABLE, judged=False))
+    async def _judged(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
+        """The exchange as it may go on, checked and masked; raises `Refusal` when it may not."""
+        if not self._settings.sync_mode:
+            if earlier is None:
+                self._in_background(exchange, self._checker.request(exchange, subject.content))
             return exchange
-        if verdict.decision is Decision.BLOCK:
-            self._note_violation("blocked", verdict, exchange)
-            self._refuse(exchange, Refusal(403, _blocked_message(verdict.reason), judged=True))
-        if verdict.decision is Decision.FLAG:
-            self._note_violation("flagged", verdict, exchange)
-        if verdict.mask is None:
-            return exchange
+        judgement = earlier.judgement if earlier is not None else None
         try:
-            changes = masked_strings(content, verdict.mask)
-            apply_mask(data, content, changes)
+            judgement = judgement or await self._checker.request(exchange, subject.content)
+            refusal = self._refusal_of(judgement.verdict, exchange, _TOO_LARGE)
+            if refusal is not None:
+                self._refuse(exchange, refusal)
+            if judgement.changes and exchange.identity.route.startswith(_SIGNED):
+                raise UnmappableMask("LiteLLM sends the body of this route as it was signed")
+            apply_mask(subject.target, subject.content, judgement.changes)
         except UnmappableMask as error:
-            self._counters.add("masks_unmappable")
-            _log.warning("mask not applicable, request refused | %s | %s", _about(exchange), error)
+            self._journal.unmappable(exchange, error)
             self._refuse(exchange, Refusal(403, _blocked_message(_UNMAPPABLE), judged=True))
-        if not changes:
-            return exchange
-        self._counters.add("masks_applied")
-        _log.info("masked | %s | strings=%d", _about(exchange), len(changes))
-        masked = content_of(data, passed_through=exchange.call_type == _PASS_THROUGH)
-        return replace(exchange, request_payload=payload_of(masked))
+        if not judgement.changes:
+            return replace(exchange, content=subject.content, judgement=judgement)
+        self._journal.masked(exchange, len(judgement.changes))
+        content = subject.masked_content()
+        payload = payload_of(content, bare=exchange.bare)
+        return replace(exchange, content=content, request_payload=payload, judgement=judgement)
 
-    def _refuse(self, exchange: Exchange, refusal: Refusal) -> NoReturn:
-        """Records the refusal, in place of an earlier attempt's exchange if there was one, and raises it."""
-        self._open.take(exchange.key)
-        reason = refusal.message.removeprefix(f"{BLOCKED}: ")
-        try:
-            self._record(exchange, {"x-blocked-by": "Akto Proxy", "reason": reason}, refusal.status)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the record, the request stays refused
-            self.note_internal_error(error)
+    def _refusal_of(self, verdict: Verdict, exchange: Exchange, too_large: str) -> Refusal | None:
+        """What `verdict` asks for; says what is to be said about it."""
+        if verdict.cause is not None:
+            self._journal.unavailable(verdict.cause, verdict.reason)
+            if verdict.cause is Cause.TOO_LARGE:
+                return Refusal(413, too_large, judged=False)
+            return Refusal(503, _UNAVAILABLE, judged=False) if self._settings.fail_closed else None
+        if verdict.decision is Decision.BLOCK:
+            self._journal.violation("blocked", verdict, exchange)
+            return Refusal(403, _blocked_message(verdict.reason), judged=True)
+        if verdict.decision is Decision.FLAG:
+            self._journal.violation("flagged", verdict, exchange)
+        return None
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal, answer: object = None) -> NoReturn:
+        """Records the refusal and raises it. `answer`: the answer that was refused, none when the request was."""
+        self._record_refusal(exchange, refusal, answer)
         raise refusal
 
-    def _in_background(self, exchange: Exchange) -> None:
-        task = asyncio.get_running_loop().create_task(self._watch(exchange))
+    def _record_refusal(self, exchange: Exchange, refusal: Refusal, answer: object = None) -> None:
+        """Records the refusal, in place of an open exchange if there is one."""
+        self._open.take(exchange.key)
+        body = {"x-blocked-by": "Akto Proxy", "reason": refusal.message.removeprefix(f"{BLOCKED}: ")}
+        try:
+            self._record(exchange, body if answer is None else {**body, "answer": answer}, refusal.status)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the record, the request stays refused
+            self.note_internal_error(error)
+
+    def checks_answers(self, data: Mapping[str, object]) -> bool:
+        """Whether the answer to the request that `data` belongs to has to be checked before anybody gets it."""
+        exchange = self._open.get(key_of(data)) if self._settings.response_guardrails else None
+        return self._settings.sync_mode and exchange is not None and exchange.call_type in _SPOKEN
+
+    async def check_answer(self, data: Mapping[str, object], body: object) -> Mapping[Path, str]:
+        """Checks a model's answer; gives the strings that are masked in it, by their places in `body`.
+
+        Raises `Refusal`; the refused answer is recorded then. A bug in here is no verdict: `UNREACHABLE_FALLBACK`.
+        """
+        exchange = self._open.get(key_of(data))
+        if exchange is None:
+            return {}
+        try:
+            judgement = await self._checker.answer(exchange, without_media(_as_object(body)))
+        except UnmappableMask as error:
+            raise self.refusal_of_answer_mask(data, body, error) from None
+        except Exception as error:  # noqa: BLE001 - the same as for requests
+            judgement = Judgement(unavailable(Cause.INTERNAL, type(error).__name__))
+        refusal = self._refusal_of(judgement.verdict, exchange, _ANSWER_TOO_LARGE)
+        if refusal is not None:
+            self._refuse(exchange, refusal, body)
+        if judgement.changes:
+            self._journal.masked(exchange, len(judgement.changes))
+        skipped = 0 if isinstance(body, dict) else 1
+        return {path[skipped:]: text for path, text in judgement.changes.items()}
+
+    def refusal_of_answer_mask(self, data: Mapping[str, object], body: object, error: UnmappableMask) -> Refusal:
+        """The refusal, recorded already, of an answer in which a mask has no place."""
+        refusal = Refusal(403, _blocked_message(_UNMAPPABLE), judged=True)
+        exchange = self._open.get(key_of(data))
+        if exchange is not None:
+            self._journal.unmappable(exchange, error)
+            self._record_refusal(exchange, refusal, body)
+        return refusal
+
+    def _in_background(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement]) -> None:
+        task = asyncio.get_running_loop().create_task(self._watch(exchange, check))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _watch(self, exchange: Exchange) -> None:
+    async def _watch(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement]) -> None:
         try:
-            verdict = await self._verdict_on(exchange)
+            verdict = (await check).verdict
+        except UnmappableMask as error:
+            self._journal.unmappable(exchange, error)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task; asyncio would print the error's text
             self.note_internal_error(error)
-            return
-        if verdict.cause is not None:
-            self._note_unavailable(verdict.cause, verdict.reason)
-        elif verdict.decision is not Decision.ALLOW:
-            self._note_violation("violation seen, not enforced (SYNC_MODE=false)", verdict, exchange)
+        else:
+            if verdict.cause is not None:
+                self._journal.unavailable(verdict.cause, verdict.reason)
+            elif verdict.decision is not Decision.ALLOW:
+                self._journal.violation_seen(verdict, exchange)
 
     def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
         exchange = self._open.take(key_of(data))
-        if exchange is not None:
-            self._record(exchange, answer, status)
+        if exchange is None:
+            return
+        self._record(exchange, answer, status)
+        if answer is None:
+            return
+        if self._settings.response_guardrails and not self._settings.sync_mode and exchange.call_type in _SPOKEN:
+            self._in_background(exchange, self._checker.answer(exchange, _as_object(answer)))
+        # After this task has handed the answer on: nobody waits for these.
+        asyncio.get_running_loop().call_soon(self._record_tool_calls, exchange, answer)
 
-    def open_call_type(self, data: Mapping[str, object]) -> str | None:
-        """The call type of an exchange that is not recorded yet."""
-        exchange = self._open.get(key_of(data))
-        return None if exchange is None else exchange.call_type
+    def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
+        """The exchange that `data` belongs to, if it is not recorded yet."""
+        return self._open.get(key_of(data))
 
     def _record(self, exchange: Exchange, answer: object, status: int) -> None:
+        if exchange.call_type == MCP_CALL and answer is not None:
+            answer = {"jsonrpc": "2.0", "id": 1, "result": answer}
         self._recorder.put(
             envelope(
                 self._sender,
                 exchange.identity,
                 exchange.tags,
                 request_payload=fitted(exchange.request_payload),
-                response_payload=None if answer is None else fitted(payload_of(answer)),
+                response_payload=None if answer is None else fitted(payload_of(answer, bare=exchange.bare)),
                 status=status,
+            )
+        )
+
+    def _record_tool_calls(self, exchange: Exchange, answer: object) -> None:
+        """Records each tool call in an answer on its own."""
+        if exchange.call_type == MCP_CALL:
+            return
+        try:
+            for call in tool_calls_of(answer):
+                self._record_tool_call(exchange, call)
+        except Exception as error:  # noqa: BLE001 - called by the event loop, which would print the error's text
+            self.note_internal_error(error)
+
+    def _record_tool_call(self, exchange: Exchange, call: ToolCall) -> None:
+        identity = exchange.identity
+        if call.server:
+            identity = self._at_mcp(identity, call.server)
+            tags = mcp_tags_of(self._sender, identity, server=call.server, tool=call.name)
+        else:
+            identity = replace(identity, route=tool_path(self._settings.tool_path_prefix, call.name))
+            tags = tool_tags_of(exchange.tags, tool=call.name)
+        request, answer = payloads_of(call)
+        self._counters.add("tool_calls_recorded")
+        self._recorder.put(
+            envelope(
+                self._sender,
+                identity,
+                tags,
+                request_payload=fitted(request),
+                response_payload=None if answer is None else fitted(answer),
             )
         )
 
@@ -262,33 +416,30 @@ class Guard:
             await asyncio.wait(self._background, timeout=seconds / 2)
             for task in self._background:
                 task.cancel()
+        await asyncio.sleep(0)  # lets the tool calls of the last answers get into the queue
         await self._recorder.flush(deadline - asyncio.get_running_loop().time())
         await self._client.close()
         _log.info("GuardrailsHandler stopped | %s", orjson.dumps(self._counters.snapshot()).decode())
 
     def note_internal_error(self, error: BaseException) -> None:
         """Counts and logs a bug of the guard outside a check. The message stays out: it may quote content."""
-        self._note_unavailable(Cause.INTERNAL, type(error).__name__)
-
-    def _note_unavailable(self, cause: Cause, detail: str = "") -> None:
-        self._counters.add(f"unavailable_{cause.value}")
-        if not self._settings.sync_mode:
-            outcome = "not enforced (SYNC_MODE=false)"
-        else:
-            outcome = "refused" if cause is Cause.TOO_LARGE else self._settings.unreachable_fallback
-        advice = f"{_ADVICE[cause]} {detail}".rstrip()
-        self._faults[cause].log("no verdict from Akto | %s | %s | %s", cause.value, advice, outcome)
-
-    def _note_violation(self, what: str, verdict: Verdict, exchange: Exchange) -> None:
-        details = f"behaviour={verdict.behaviour or '-'} policy={verdict.policy or '-'} rule={verdict.rule or '-'}"
-        _log.warning("%s | %s | %s", what, _about(exchange), details)
+        self._journal.internal_error(error)
 
 
-def _about(exchange: Exchange) -> str:
-    identity = exchange.identity
-    line = f"call_id={identity.call_id} collection={identity.collection} route={identity.route}"
-    # Call id and route are the client's words: they must not be able to forge a line.
-    return "".join(character if character.isprintable() else "?" for character in line)
+def _is_new_turn(request: ClientRequest, latest: Exchange, kwargs: Mapping[str, object]) -> bool:
+    """Whether a call belongs to another turn of a WebSocket than the one checked last."""
+    return request.is_websocket and call_id_of(kwargs) != latest.identity.call_id
+
+
+def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
+    """Whether LiteLLM shows one record of a batch file: a body with nothing of its request around it."""
+    request = current_request()
+    is_upload = request is not None and request.path.endswith("/files") and call_type not in (PASS_THROUGH, MCP_CALL)
+    return is_upload and not {"proxy_server_request", "litellm_logging_obj"} & data.keys()
+
+
+def _as_object(answer: object) -> dict[str, Any]:
+    return answer if isinstance(answer, dict) else {"answers": answer}
 
 
 def _blocked_message(reason: str) -> str:

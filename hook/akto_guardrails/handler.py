@@ -14,9 +14,13 @@ from typing import Any, Final
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 
-from akto_guardrails.content import answer_body
+from akto_guardrails.content import Path, answer_body
 from akto_guardrails.guard import Guard, Refusal
 from akto_guardrails.identity import KeyHolder
+from akto_guardrails.masking import UnmappableMask, apply_to_answer
+from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
+from akto_guardrails.settings import Settings
+from akto_guardrails.stream_guard import Window, guarded
 from akto_guardrails.streaming import StreamedAnswer
 
 GUARDRAIL_NAME: Final = "akto"
@@ -25,6 +29,7 @@ GUARDRAIL_NAME: Final = "akto"
 _ANSWER_ONLY_IN_LOG: Final = frozenset({"aspeech", "transcription", "moderation", "rerank", "pass_through_endpoint"})
 
 _CLIENT_LEFT: Final = 499
+_KEEP_ALIVE_SECONDS: Final = 15.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -32,10 +37,16 @@ _log: Final = logging.getLogger(__name__)
 class GuardrailsHandler(CustomLogger):
     """The guard as LiteLLM sees it. One instance for each worker."""
 
-    def __init__(self, guard: Guard, *, sync_mode: bool) -> None:
+    # Makes LiteLLM show the records of a batch file and the tools of an MCP catalog to `async_pre_call_hook`.
+    enforces_request_content = True
+
+    def __init__(self, guard: Guard, settings: Settings) -> None:
         super().__init__()
         self._guard = guard
-        _log.info("GuardrailsHandler initialized | sync_mode=%s", sync_mode)
+        self._window = Window() if settings.stream_guard == "window" else None
+        # Streams that are held back need a sign of life on the wire.
+        self.keep_alive_seconds = _KEEP_ALIVE_SECONDS if settings.response_guardrails else None
+        _log.info("GuardrailsHandler initialized | sync_mode=%s", settings.sync_mode)
 
     async def async_pre_call_hook(
         self,
@@ -43,27 +54,35 @@ class GuardrailsHandler(CustomLogger):
         cache: object,
         data: dict[str, Any],
         call_type: str,
-    ) -> None:
-        """Checks the request; raises the exception that LiteLLM turns into an error in the client's own format.
+    ) -> dict[str, Any] | None:
+        """Checks the request; raises the exception that LiteLLM turns into an error in the client's own format."""
+        try:
+            return await self._guard.check_request(data, user_api_key_dict, call_type)
+        except Refusal as refusal:
+            raise _for_litellm(refusal) from None
 
-        GuardrailRaisedException and not HTTPException: the status and a clean message reach the client on every
-        route, and batch files understand it.
+    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> None:
+        """Checks what an attempt to call a model carries beyond what the pre-call hook was shown.
+
+        `call_type` is an enum whose values are the pre-call hook's words, or None when LiteLLM has no entry for it.
         """
         try:
-            await self._guard.check_request(data, user_api_key_dict, call_type)
+            await self._guard.check_attempt(kwargs, str(getattr(call_type, "value", call_type)))
         except Refusal as refusal:
-            raise GuardrailRaisedException(
-                guardrail_name=GUARDRAIL_NAME,
-                message=refusal.message,
-                should_wrap_with_default_message=False,
-                status_code=refusal.status,
-                blocked_content=refusal.judged,
-            ) from None
+            raise _for_litellm(refusal) from None
 
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: KeyHolder, response: object
     ) -> None:
-        """Records an answer that was not streamed."""
+        """Checks an answer that was not streamed, where answers are checked, and records it."""
+        if self._guard.checks_answers(data):
+            body = answer_body(response)
+            try:
+                apply_to_answer(response, await self._guard.check_answer(data, body))
+            except UnmappableMask as error:
+                raise _for_litellm(self._refusal_of_mask(data, body, error)) from None
+            except Refusal as refusal:
+                raise _for_litellm(refusal) from None
         self._finished(data, response, 200)
 
     async def async_post_call_streaming_iterator_hook(
@@ -72,21 +91,50 @@ class GuardrailsHandler(CustomLogger):
         response: AsyncIterator[object],
         request_data: dict[str, Any],
     ) -> AsyncGenerator[object, None]:
-        """Passes a streamed answer on, item by item, and records it when it ends, however it ends."""
+        """Passes a streamed answer on, item by item, and records it when it ends, however it ends.
+
+        Where answers are checked, nothing is passed on that Akto has not seen.
+        """
         answer = StreamedAnswer()
         status, failure = 200, None
+        items = self._guarded(request_data, response) if self._guard.checks_answers(request_data) else response
         try:
-            async for item in response:
+            async for item in items:
                 self._collect(answer, item)
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
             status = _CLIENT_LEFT
             raise
+        except Refusal as refusal:
+            raise _for_litellm(refusal) from None
         except Exception as error:  # not handled here: noted for the record and passed on
             status, failure = _status_of(error), error
             raise
         finally:
             self._finished(request_data, answer, status, failure)
+
+    async def async_post_mcp_tool_call_hook(
+        self, kwargs: dict[str, Any], response_obj: McpResult, start_time: object, end_time: object
+    ) -> McpResult | None:
+        """Checks what an MCP tool gave back, where answers are checked, and records it.
+
+        LiteLLM swallows exceptions of this hook, so a refused result is replaced by an error text.
+        """
+        body = body_of_result(response_obj, kwargs)
+        if not self._guard.checks_answers(kwargs):
+            self._finished(kwargs, body, 200)
+            return None
+        try:
+            changes = await self._guard.check_answer(kwargs, body)
+            mask_result(response_obj, changes)
+        except UnmappableMask as error:
+            refuse_result(response_obj, self._refusal_of_mask(kwargs, body, error).message)
+            return response_obj
+        except Refusal as refusal:
+            refuse_result(response_obj, refusal.message)
+            return response_obj
+        self._finished(kwargs, {"content": answer_body(response_obj.mcp_tool_call_response)} if changes else body, 200)
+        return response_obj if changes else None
 
     async def async_post_call_failure_hook(
         self,
@@ -102,12 +150,57 @@ class GuardrailsHandler(CustomLogger):
         self, kwargs: dict[str, Any], response_obj: object, start_time: object, end_time: object
     ) -> None:
         """Records exchanges on routes where no hook is called with the answer."""
-        if self._guard.open_call_type(kwargs) in _ANSWER_ONLY_IN_LOG:
+        if self._is_answered_in_log(kwargs):
             self._finished(kwargs, response_obj, 200)
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: object, start_time: object, end_time: object
+    ) -> None:
+        """The same for those that failed on routes where no hook is called at all."""
+        exchange = self._guard.open_exchange(kwargs)
+        if exchange is not None and exchange.at_gate:
+            error = kwargs.get("exception")
+            error = error if isinstance(error, Exception) else Exception("the call failed")
+            self._finished(kwargs, _error_body(error), _status_of(error))
+
+    def admits(self, family: str) -> bool:
+        """Whether a request on an unchecked route of `family` may be served."""
+        return self._guard.admits(family)
 
     async def close(self, seconds: float) -> None:
         """Delivers queued records for at most `seconds` and closes the connections."""
         await self._guard.close(seconds)
+
+    async def _guarded(
+        self, data: Mapping[str, object], response: AsyncIterator[object]
+    ) -> AsyncGenerator[object, None]:
+        """The items of a stream, each once Akto has seen it. Raises `Refusal`."""
+        latest: object = None
+
+        async def judge(body: object) -> Mapping[Path, str]:
+            nonlocal latest
+            latest = body
+            return await self._guard.check_answer(data, body)
+
+        try:
+            async for item in guarded(response, judge, self._window):
+                yield item
+        except UnmappableMask as error:
+            raise self._refusal_of_mask(data, latest, error) from None
+        except RecursionError:
+            # Text nested so deeply that it cannot be walked is text hidden from the check.
+            raise self._refusal_of_mask(data, latest, UnmappableMask("the answer is nested too deeply")) from None
+
+    def _refusal_of_mask(self, data: Mapping[str, object], body: object, error: UnmappableMask) -> Refusal:
+        return self._guard.refusal_of_answer_mask(data, body, error)
+
+    def _is_answered_in_log(self, kwargs: Mapping[str, object]) -> bool:
+        exchange = self._guard.open_exchange(kwargs)
+        if exchange is None:
+            return False
+        # The log events of calls within the call, such as a search's, carry its mark too.
+        own = exchange.at_gate and kwargs.get("call_type") == exchange.call_type
+        return own or exchange.call_type in _ANSWER_ONLY_IN_LOG
 
     def _collect(self, answer: StreamedAnswer, item: object) -> None:
         try:
@@ -115,7 +208,9 @@ class GuardrailsHandler(CustomLogger):
         except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
             self._guard.note_internal_error(error)
 
-    def _finished(self, data: Mapping[str, Any], answer: object, status: int, failure: Exception | None = None) -> None:
+    def _finished(
+        self, data: Mapping[str, object], answer: object, status: int, failure: Exception | None = None
+    ) -> None:
         try:
             body = answer.body() if isinstance(answer, StreamedAnswer) else answer_body(answer)
             if failure is not None:
@@ -123,6 +218,21 @@ class GuardrailsHandler(CustomLogger):
             self._guard.finished(data, body, status)
         except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(error)
+
+
+def _for_litellm(refusal: Refusal) -> GuardrailRaisedException:
+    """The refusal as an exception of LiteLLM.
+
+    Not HTTPException: with this one the status and a clean message reach the client on every route, in a stream too,
+    and batch files understand it.
+    """
+    return GuardrailRaisedException(
+        guardrail_name=GUARDRAIL_NAME,
+        message=refusal.message,
+        should_wrap_with_default_message=False,
+        status_code=refusal.status,
+        blocked_content=refusal.judged,
+    )
 
 
 def _error_body(error: Exception) -> dict[str, object]:

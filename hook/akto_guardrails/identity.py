@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from akto_guardrails.client_request import ClientRequest
 from akto_guardrails.collection import collection_of_name
 
 MIRRORED_HEADERS: Final = frozenset(
@@ -57,23 +58,42 @@ class Identity:
     user_id: str
 
 
+@dataclass(slots=True)
+class MetadataKey:
+    """The key behind a call, read from LiteLLM's metadata where the auth object is not at hand."""
+
+    key_alias: str | None
+    team_alias: str | None
+    team_id: str | None
+    user_id: str | None
+    request_route: str | None
+
+
+def key_in_metadata(data: Mapping[str, object]) -> MetadataKey:
+    """The key in the bucket that LiteLLM writes to: where there is `litellm_metadata`, `metadata` is the client's."""
+    bucket = next(_metadata_buckets(data), {})
+    names = ("alias", "team_alias", "team_id", "user_id", "request_route")
+    return MetadataKey(*(_string(bucket.get(f"user_api_key_{name}")) or None for name in names))
+
+
 def identity_of(
     data: Mapping[str, object],
     key: KeyHolder,
+    request: ClientRequest | None = None,
     *,
     default_collection: str,
     trust_client_agent_name: bool,
     forward_headers: frozenset[str],
 ) -> Identity:
-    """The identity behind the request `data` of LiteLLM's pre-call hook."""
+    """The identity behind the request `data` of one of LiteLLM's hooks; `request` is asked for what `data` lacks."""
     collection = _collection(data, key, trust_client_agent_name) or default_collection
     call_id = call_id_of(data)
-    client_headers = _client_headers(data)
+    client_headers = _client_headers(data) or (request.headers if request is not None else {})
     return Identity(
         collection=collection,
         call_id=call_id,
-        route=route_of(data, key),
-        client_ip=_client_ip(data),
+        route=route_of(data, key, request),
+        client_ip=_client_ip(data, request),
         headers=_mirrored(client_headers, forward_headers)
         | _session(data, client_headers)
         | _own_headers(collection, client_headers, call_id),
@@ -99,10 +119,11 @@ def what_the_client_says(body: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def route_of(data: Mapping[str, object], key: KeyHolder) -> str:
+def route_of(data: Mapping[str, object], key: KeyHolder, request: ClientRequest | None = None) -> str:
     """The LiteLLM route that was called, such as `/v1/chat/completions`."""
     routes = [_string(key.request_route)]
     routes += [_string(bucket.get("user_api_key_request_route")) for bucket in _metadata_buckets(data)]
+    routes.append("" if request is None else request.path)
     return next(filter(None, routes), "/v1/chat/completions")
 
 
@@ -155,11 +176,11 @@ def _session(data: Mapping[str, object], client_headers: Mapping[str, str]) -> d
     return {"x-session-id": session} if session else {}
 
 
-def _client_ip(data: Mapping[str, object]) -> str:
+def _client_ip(data: Mapping[str, object], request: ClientRequest | None) -> str:
     """The peer as LiteLLM sees it. Forwarding headers are the client's word and count only if uvicorn trusts them."""
     if "proxy_server_request" not in data:
         # Pass-through: all metadata is the client's.
-        return _UNKNOWN_ADDRESS
+        return request.address if request is not None and request.address else _UNKNOWN_ADDRESS
     for bucket in _metadata_buckets(data):
         address = _string(bucket.get("requester_ip_address"))
         if address:

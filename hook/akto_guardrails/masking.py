@@ -7,12 +7,17 @@ everything that only names things stays as the client wrote it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.content import Path, is_naming, newest_user_text, string_leaves
+from akto_guardrails.content import Path, is_naming, newest_user_string, spoken_text, string_leaves
+
+_MASK_TOKEN: Final = re.compile(
+    r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
+)
 
 
 class UnmappableMask(Exception):
@@ -27,10 +32,7 @@ def masked_strings(content: Mapping[str, object], returned: str) -> dict[Path, s
     body = _body_of(returned)
     sent = string_leaves(content)
     if _is_extracted_text(body):
-        # Any other string of the request may be a decoy that reads like the masked form of the one that was masked.
-        if body["text"] == newest_user_text(content):
-            return {}
-        raise UnmappableMask("the service returned extracted text in place of the request")
+        return _masked_extract(content, sent, body["text"])
     masked = string_leaves(body)
     if masked.keys() != sent.keys():
         raise UnmappableMask("the masked request has other fields than the one sent")
@@ -38,6 +40,38 @@ def masked_strings(content: Mapping[str, object], returned: str) -> dict[Path, s
     if any(is_naming(path) for path in changes):
         raise UnmappableMask("the mask changes a name or an id")
     return changes
+
+
+def _masked_extract(content: Mapping[str, object], sent: Mapping[Path, str], text: str) -> dict[Path, str]:
+    """The change that a returned extract means: none when it reads like the text it was taken from.
+
+    Applied only when it is the masked form of the newest user text and of no other string: which field the service
+    extracted is not said, and another string may be a decoy that reads like the masked form.
+    """
+    if text == spoken_text(content):
+        return {}
+    place = newest_user_string(content)
+    fitting = [path for path, each in sent.items() if not is_naming(path) and _is_masked_form(text, each)]
+    if place is None or fitting != [place]:
+        raise UnmappableMask("the service returned extracted text in place of the request")
+    return {place: text}
+
+
+def _is_masked_form(masked: str, text: str) -> bool:
+    """Whether `masked` is `text` with parts of it replaced by tokens such as `<EMAIL>` or `****`."""
+    first, *others = _MASK_TOKEN.split(masked)
+    if not others or not "".join((first, *others)).strip():
+        return False
+    if not text.startswith(first) or not text.endswith(others[-1]):
+        return False
+    position, end = len(first), len(text) - len(others[-1])
+    for literal in others[:-1]:
+        # Every token stands for at least one character.
+        position = text.find(literal, position + 1, end)
+        if position < 0:
+            return False
+        position += len(literal)
+    return position < end
 
 
 def apply_mask(data: dict[str, Any], content: Mapping[str, object], changes: Mapping[Path, str]) -> None:
@@ -49,6 +83,41 @@ def apply_mask(data: dict[str, Any], content: Mapping[str, object], changes: Map
     places = [(_container(data, path, sent[path]), path[-1], text) for path, text in changes.items()]
     for container, key, text in places:
         container[key] = text
+
+
+def without_summary(content: Mapping[str, Any], changes: Mapping[Path, str]) -> dict[Path, str]:
+    """`changes` without the summary of the session that the service puts in front of the newest user text.
+
+    It does so for bare payloads, followed by an empty line (protocol reference, 2.3 and 3.5).
+    """
+    place = newest_user_string(content)
+    if place is None or place not in changes:
+        return dict(changes)
+    sent = string_leaves(content)[place]
+    paragraphs = sent.count("\n\n") + 1
+    text = "\n\n".join(changes[place].split("\n\n")[-paragraphs:])
+    return {path: text if path == place else other for path, other in changes.items() if path != place or text != sent}
+
+
+def apply_to_answer(answer: Any, changes: Mapping[Path, str]) -> None:
+    """Writes `changes` into a model's answer, LiteLLM's object or plain data. Raises `UnmappableMask`."""
+    for path, text in changes.items():
+        try:
+            *way, last = path
+            holder: Any = answer
+            for key in way:
+                holder = _member(holder, key)
+            _member(holder, last)
+            if isinstance(holder, (dict, list)):
+                holder[last] = text  # type: ignore[index]
+            else:
+                setattr(holder, str(last), text)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise UnmappableMask("the mask does not belong to text of this answer") from error
+
+
+def _member(holder: Any, key: Any) -> Any:
+    return holder[key] if isinstance(holder, (dict, list)) else getattr(holder, str(key))
 
 
 def _container(data: dict[str, Any], path: Path, sent: str) -> Any:

@@ -12,17 +12,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from akto_guardrails.collection import collection_of_url
 from akto_guardrails.problem import Problem
 
 Fallback = Literal["fail_open", "fail_closed"]
+StreamGuard = Literal["buffer", "window"]
+PayloadShape = Literal["body", "bare"]
+Unchecked = Literal["allow", "deny"]
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _LONGEST_TIMEOUT: Final = 600.0
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CREDENTIAL_HEADERS: Final = frozenset(
     {
@@ -37,6 +41,9 @@ _CREDENTIAL_HEADERS: Final = frozenset(
         "x-litellm-api-key",
     }
 )
+
+
+_Word = TypeVar("_Word", bound=str)
 
 
 class SettingsError(ValueError):
@@ -62,6 +69,14 @@ class Settings:
     account_id: str
     vxlan_id: str
     context_source: str
+    response_guardrails: bool
+    stream_guard: StreamGuard
+    last_user_message_only: bool
+    unchecked_routes: Unchecked
+    payload_shape: PayloadShape
+    most_checked_characters: int
+    mcp_path: str
+    tool_path_prefix: str
 
     @property
     def fail_closed(self) -> bool:
@@ -78,14 +93,21 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         default_collection=reader.collection("LITELLM_URL", "http://localhost:4000"),
         sync_mode=reader.boolean("SYNC_MODE", default=True),
         timeout=reader.seconds("TIMEOUT", 5.0),
-        unreachable_fallback=reader.fallback("UNREACHABLE_FALLBACK"),
+        unreachable_fallback=reader.one_of("UNREACHABLE_FALLBACK", get_args(Fallback)),
         trust_client_agent_name=reader.boolean("TRUST_CLIENT_AGENT_NAME", default=True),
         forward_headers=reader.header_names("FORWARD_HEADERS"),
         account_id=reader.digits("AKTO_ACCOUNT_ID", "1000000"),
         vxlan_id=reader.digits("AKTO_VXLAN_ID", "0"),
         context_source=reader.context_source("AKTO_CONTEXT_SOURCE", "AGENTIC"),
+        response_guardrails=reader.boolean("RESPONSE_GUARDRAILS", default=False),
+        stream_guard=reader.one_of("STREAM_GUARD", get_args(StreamGuard)),
+        last_user_message_only=reader.boolean("VALIDATE_LAST_USER_MESSAGE_ONLY", default=False),
+        unchecked_routes=reader.one_of("UNCHECKED_ROUTES", get_args(Unchecked)),
+        payload_shape=reader.one_of("PAYLOAD_SHAPE", get_args(PayloadShape)),
+        most_checked_characters=reader.whole_number("MAX_CHECK_CHARACTERS", 2_000_000),
+        mcp_path=reader.path("MCP_INGEST_PATH", "/mcp"),
+        tool_path_prefix=reader.path("NON_MCP_TOOL_PATH_PREFIX", "/tool"),
     )
-    reader.refuse_what_is_not_built()
     if reader.problems:
         raise SettingsError(tuple(reader.problems))
     return settings
@@ -187,11 +209,18 @@ class _Reader:
             )
         return seconds
 
-    def fallback(self, name: str) -> Fallback:
+    def one_of(self, name: str, words: tuple[_Word, ...]) -> _Word:
+        """The one of `words` that `name` is set to; the first of them is the default."""
         value = (self.text(name) or "").lower()
-        if value not in {"", "fail_open", "fail_closed"}:
-            self._wrong(f"{name}={value!r} is not a known mode.", "Use fail_open or fail_closed.")
-        return "fail_closed" if value == "fail_closed" else "fail_open"
+        if value and value not in words:
+            self._wrong(f"{name}={value!r} is not a known mode.", f"Use {' or '.join(words)}.")
+        return next((word for word in words if word == value), words[0])
+
+    def path(self, name: str, default: str) -> str:
+        value = (self.text(name) or default).rstrip("/")
+        if not _PATH.fullmatch(value):
+            self._wrong(f"{name}={value!r} is not the path of a URL.", f"Use for example {name}={default}.")
+        return value
 
     def header_names(self, name: str) -> frozenset[str]:
         names = [header.strip().lower() for header in (self.text(name) or "").split(",")]
@@ -209,25 +238,16 @@ class _Reader:
             self._wrong(f"{name}={value!r} is not a whole number.", f"Use for example {name}={default}.")
         return value
 
+    def whole_number(self, name: str, default: int) -> int:
+        value = self.digits(name, str(default))
+        return int(value) if value.isascii() and value.isdigit() else default
+
     def context_source(self, name: str, default: str) -> str:
         value = self.text(name) or default
         if not re.fullmatch(r"[A-Za-z_]+", value):
             self._wrong(f"{name}={value!r} is not a word.", f"Use for example {name}={default}.")
         # Akto compares it in upper case: any other spelling matches no policy at all.
         return value.upper()
-
-    def refuse_what_is_not_built(self) -> None:
-        """Settings of the contract that this version cannot honour are refused, never silently ignored."""
-        later = "This version cannot do that yet."
-        if self.boolean("RESPONSE_GUARDRAILS", default=False):
-            self._wrong(f"RESPONSE_GUARDRAILS asks for checks of the model's answers. {later}", "Unset it.")
-        if self.boolean("VALIDATE_LAST_USER_MESSAGE_ONLY", default=False):
-            self._wrong(f"VALIDATE_LAST_USER_MESSAGE_ONLY asks for checks of one turn. {later}", "Unset it.")
-        unchecked = (self.text("UNCHECKED_ROUTES") or "").lower()
-        if unchecked == "deny":
-            self._wrong(f"UNCHECKED_ROUTES=deny asks for routes to be refused. {later}", "Unset it.")
-        elif unchecked not in {"", "allow"}:
-            self._wrong(f"UNCHECKED_ROUTES={unchecked!r} is not a known mode.", "Use allow.")
 
 
 def _split(value: str) -> SplitResult | None:

@@ -7,7 +7,7 @@ yet a block; this module is the only place that decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -72,8 +72,11 @@ def unavailable(cause: Cause, detail: str = "") -> Verdict:
     return Verdict(Decision.UNAVAILABLE, reason=detail, cause=cause)
 
 
-def verdict_of_answer(status: int, body: bytes) -> Verdict:
-    """The verdict in an HTTP answer to a request check. Never raises."""
+def verdict_of_answer(status: int, body: bytes, *, of_answer: bool = False) -> Verdict:
+    """The verdict in the service's HTTP answer to a check, of a request or (`of_answer`) of a model's answer.
+
+    Never raises.
+    """
     if status != 200:
         return unavailable(_cause_of_status(status))
     try:
@@ -82,7 +85,7 @@ def verdict_of_answer(status: int, body: bytes) -> Verdict:
         return unavailable(Cause.UNREADABLE)
     if not isinstance(answer, dict):
         return unavailable(Cause.UNREADABLE)
-    return _verdict_of_envelope(answer)
+    return _verdict_of_envelope(answer, of_answer)
 
 
 def _cause_of_status(status: int) -> Cause:
@@ -95,7 +98,7 @@ def _cause_of_status(status: int) -> Cause:
     return Cause.REJECTED if status < 500 else Cause.SERVER_ERROR
 
 
-def _verdict_of_envelope(answer: Mapping[str, object]) -> Verdict:
+def _verdict_of_envelope(answer: Mapping[str, object], of_answer: bool) -> Verdict:
     blocked = _error_verdict(answer.get("error"))
     if blocked is not None:
         return blocked
@@ -104,7 +107,7 @@ def _verdict_of_envelope(answer: Mapping[str, object]) -> Verdict:
     result = data.get("guardrailsResult") if isinstance(data, dict) else answer
     if not isinstance(result, dict):
         return unavailable(Cause.NO_VERDICT)
-    verdict = _merged(result) or _verdict_of_result(result)
+    verdict = _merged(result, of_answer) or _verdict_of_result(result)
     if answer.get("success") is False and verdict.decision is not Decision.BLOCK:
         return unavailable(Cause.NO_VERDICT)
     return verdict
@@ -119,33 +122,24 @@ def _error_verdict(error: object) -> Verdict | None:
     return _denied(_behaviour(details), reason, details, mask=None)
 
 
-def _merged(result: Mapping[str, object]) -> Verdict | None:
+def _merged(result: Mapping[str, object], of_answer: bool) -> Verdict | None:
     """The verdict when request and answer were both checked; None when this is not the merged shape.
 
     The top level then only repeats the request side with `Allowed` = both. Accounts exist for which the service
-    always answers so, without there being an answer to check: only the request side decides about a mask or a
+    always answers so: either side can block, but only the side that was asked about decides about a mask or a
     missing verdict.
     """
     request, response = result.get("requestResult"), result.get("responseResult")
     if not isinstance(request, dict) and not isinstance(response, dict):
         return None
-    request_verdict = _side(request)
-    response_verdict = _side(response)
-    for verdict in (request_verdict, response_verdict):
+    sides = [_side(request), _side(response)]
+    for verdict in sides:
         if verdict.decision is Decision.BLOCK:
             return verdict
-    if not request_verdict.is_usable:
-        return request_verdict
-    if request_verdict.decision is Decision.ALLOW and response_verdict.decision is Decision.FLAG:
-        return Verdict(
-            Decision.FLAG,
-            response_verdict.reason,
-            response_verdict.behaviour,
-            response_verdict.policy,
-            response_verdict.rule,
-            mask=request_verdict.mask,
-        )
-    return request_verdict
+    other, asked = sides if of_answer else reversed(sides)
+    if asked.decision is Decision.ALLOW and other.decision is Decision.FLAG:
+        return replace(other, mask=asked.mask)
+    return asked
 
 
 def _side(side: object) -> Verdict:

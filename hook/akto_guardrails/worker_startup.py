@@ -12,6 +12,8 @@ import sys
 from collections.abc import Awaitable, Callable, MutableSequence
 from typing import Any, Final
 
+from akto_guardrails.asgi import guarded_application
+
 _GUARD_CLASS: Final = "GuardrailsHandler"
 _FLUSH_SECONDS: Final = 5.0
 
@@ -25,10 +27,10 @@ class NotGuarded(RuntimeError):
 def ensure_guarded() -> None:
     """Registers the guard in this worker, whatever the config says, and closes it when the worker stops.
 
-    Two names of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event` runs once in each worker, after the
-    config was loaded or not and before callbacks are put to use; `proxy_server.proxy_shutdown_event` runs on the
-    live event loop after open requests have drained (LiteLLM calls no hook of a callback then). Raises
-    `SettingsError` or `NotGuarded`, on which LiteLLM does not start the worker.
+    Three things of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event`, which runs once in each worker,
+    after the config was loaded or not and before callbacks are put to use; `proxy_server.proxy_shutdown_event`, which
+    runs on the live event loop after open requests have drained (no hook of a callback is called then); and the
+    application itself. Raises `SettingsError` or `NotGuarded`, on which LiteLLM does not start the worker.
     """
     if _is_collector():
         return
@@ -39,12 +41,26 @@ def ensure_guarded() -> None:
 
     def before_callbacks_are_used() -> None:
         keep_one_guard(litellm.callbacks, guard)
+        # Unset, and known to this release.
+        if guard.keep_alive_seconds and getattr(litellm, "sse_keepalive_ping_interval_seconds", 0) is None:
+            litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
 
     proxy_logging = proxy_server.proxy_logging_obj
     if not callable(getattr(proxy_logging, "startup_event", None)):
         raise NotGuarded("this LiteLLM release has no ProxyLogging.startup_event: the guard cannot be ensured")
     proxy_logging.startup_event = _preceded_by(before_callbacks_are_used, proxy_logging.startup_event)
+    _put_layer_around(proxy_server.app, guard.admits)
     proxy_server.proxy_shutdown_event = _followed_by_close(guard.close, proxy_server.proxy_shutdown_event)
+
+
+def _put_layer_around(app: Any, admits: Callable[[str], bool]) -> None:
+    """Puts the ASGI layer around LiteLLM's application, which Starlette has built by now and would not extend.
+
+    Starlette (1.0, and 0.4x before it) looks `middleware_stack` up on every call.
+    """
+    if app.middleware_stack is None:
+        app.middleware_stack = app.build_middleware_stack()
+    app.middleware_stack = guarded_application(app.middleware_stack, admits)
 
 
 def keep_one_guard(callbacks: MutableSequence[Any], guard: object) -> None:

@@ -17,7 +17,7 @@ if subprocess.run(["docker", "pull", "--quiet", _RYUK], capture_output=True, che
 import docker  # noqa: E402
 from testcontainers.core.network import Network  # noqa: E402
 
-from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm  # noqa: E402
+from integration.containers import READY_SECONDS, TEST_LABEL, GuardedProxy, MockAkto, MockLlm  # noqa: E402
 
 StartProxy = Callable[..., GuardedProxy]
 
@@ -33,7 +33,7 @@ def no_leftovers() -> Iterator[None]:
 
 
 def _remove_test_containers() -> None:
-    for container in docker.from_env().containers.list(all=True, filters={"label": "guarded-litellm-test"}):
+    for container in docker.from_env().containers.list(all=True, filters={"label": TEST_LABEL}):
         container.remove(force=True)
 
 

@@ -14,6 +14,8 @@ import yaml
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+# Runs with labels of their own do not remove each other's containers.
+TEST_LABEL = os.environ.get("GUARDED_TEST_LABEL", "guarded-litellm-test")
 IMAGE = os.environ.get("GUARDED_IMAGE", "guarded-litellm:latest")
 BASE_IMAGE_LABEL = "org.opencontainers.image.base.name"
 TESTS = Path(__file__).resolve().parents[1]
@@ -81,7 +83,7 @@ class Service:
         self.container = container
         # with_bind_ports knows no address to bind to; the Docker client below it does.
         container.ports[f"{port}/tcp"] = ("127.0.0.1", None)  # type: ignore[assignment]
-        container.with_kwargs(labels={"guarded-litellm-test": "1"}, **container._kwargs)
+        container.with_kwargs(labels={TEST_LABEL: "1"}, **container._kwargs)
 
     @property
     def url(self) -> str:
@@ -138,11 +140,15 @@ class MockAkto(Mock):
         self.accept_token(TOKEN)
 
     def answer(self, kind: str, http: Mapping[str, Any]) -> None:
-        """Answers every call of `kind` (check or record) with the `http` part of a fixture from now on."""
+        """Answers every call of `kind` (check, answer or record) with the `http` part of a fixture from now on."""
         requests.put(f"{self.url}/_mock/answer/{kind}", json=http, timeout=5)
 
     def accept_token(self, token: str) -> None:
         requests.put(f"{self.url}/_mock/token", json={"token": token}, timeout=5)
+
+    def summarise(self, session: str, summary: str) -> None:
+        """Sets the summary that the service puts in front of bare payloads of `session`."""
+        requests.put(f"{self.url}/_mock/summary/{session}", json={"summary": summary}, timeout=5)
 
     def calls(self, kind: str | None = None) -> list[dict[str, Any]]:
         calls = requests.get(f"{self.url}/_mock/calls", timeout=5).json()["calls"]
@@ -174,7 +180,11 @@ class MockLlm(Mock):
         requests.delete(f"{self.url}/_mock/requests", timeout=5)
 
     def requests(self) -> list[dict[str, Any]]:
-        return requests.get(f"{self.url}/_mock/requests", timeout=5).json()["requests"]
+        """What the provider was asked, but for its list of models, which LiteLLM looks up when it starts."""
+        asked = requests.get(f"{self.url}/_mock/requests", timeout=5).json()["requests"]
+        return [
+            request for request in asked if not (request["method"] == "GET" and request["path"].endswith("/models"))
+        ]
 
 
 class GuardedProxy(Service):
@@ -272,7 +282,7 @@ def run_once(
 ) -> tuple[int, str, str]:
     """Runs the image to its end; gives exit status, stdout and stderr. Fails when it is still running by then."""
     container = docker.from_env().containers.create(
-        IMAGE, list(command), environment=dict(env or {}), labels={"guarded-litellm-test": "1"}, **kwargs
+        IMAGE, list(command), environment=dict(env or {}), labels={TEST_LABEL: "1"}, **kwargs
     )
     try:
         container.start()

@@ -29,6 +29,8 @@ class Policy:
     words: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(DEFAULT_WORDS))
     masks: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_MASKS))
     malicious_sessions: set[str] = field(default_factory=set)
+    # Summaries of what was said in a session before, by its id.
+    summaries: dict[str, str] = field(default_factory=dict)
 
     def judge(self, payload: str | None, headers: str | None) -> Verdict:
         """The verdict object on one payload string."""
@@ -42,12 +44,30 @@ class Policy:
                 if session and request_id and behaviour == "block":
                     self.malicious_sessions.add(session)
                 return verdict(allowed=False, behaviour=behaviour, reason=reason)
-        masked = payload
+        summarised = with_summary(payload, self.summaries.get(session, ""))
+        masked = summarised
         for pattern, replacement in self.masks.items():
             masked = re.sub(pattern, replacement, masked)
         # Go escapes these when it writes JSON; a client must not take that for a mask.
         escaped = masked.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         return verdict(modified=masked != payload, payload=escaped if masked != payload else "")
+
+
+def with_summary(payload: str, summary: str) -> str:
+    """`payload` with the summary of its session in front of the prompt or of the newest string user message.
+
+    The service does so for bare payloads only.
+    """
+    body = json.loads(payload) if summary else None
+    if not isinstance(body, dict) or "body" in body:
+        return payload
+    if isinstance(body.get("prompt"), str):
+        body["prompt"] = f"{summary}\n\n{body['prompt']}"
+    for message in reversed(body.get("messages", [])):
+        if message.get("role") == "user" and isinstance(message.get("content"), str):
+            message["content"] = f"{summary}\n\n{message['content']}"
+            break
+    return json.dumps(body, ensure_ascii=False)
 
 
 def verdict(

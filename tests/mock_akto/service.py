@@ -1,8 +1,8 @@
 """The service's HTTP surface, a log of all it received, and a control surface below `/_mock`.
 
-Control: `GET|DELETE /_mock/calls`; `PUT|DELETE /_mock/answer/{check|record}` with the `http` part of a fixture
+Control: `GET|DELETE /_mock/calls`; `PUT|DELETE /_mock/answer/{check|answer|record}` with the `http` part of a fixture
 (status, headers, body or raw_body, delay_ms, drip_ms, connection, times); `PUT /_mock/token` with the one that is
-accepted.
+accepted; `PUT /_mock/summary/{session}` with the summary that bare payloads of the session get.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def application() -> web.Application:
     app.router.add_put("/_mock/answer/{kind}", _set_answer)
     app.router.add_delete("/_mock/answer/{kind}", _unset_answer)
     app.router.add_put("/_mock/token", _set_token)
+    app.router.add_put("/_mock/summary/{session}", _set_summary)
     return app
 
 
@@ -155,9 +156,9 @@ def _scripted_answer(state: State, kind: str) -> dict[str, Any] | None:
 
 
 def _kind(request: web.Request) -> str:
-    checks = _on(request, "guardrails") or _on(request, "response_guardrails")
-    records = _on(request, "ingest_data")
-    return "check+record" if checks and records else "check" if checks else "record"
+    """What a call asks for: check (of a request), answer (the check of one), record, or more than one with a plus."""
+    flags = {"guardrails": "check", "response_guardrails": "answer", "ingest_data": "record"}
+    return "+".join(kind for flag, kind in flags.items() if _on(request, flag)) or "record"
 
 
 def _on(request: web.Request, flag: str) -> bool:
@@ -216,4 +217,10 @@ async def _unset_answer(request: web.Request) -> web.Response:
 
 async def _set_token(request: web.Request) -> web.Response:
     request.app[STATE].token = (await request.json())["token"]
+    return web.json_response({})
+
+
+async def _set_summary(request: web.Request) -> web.Response:
+    summary = (await request.json())["summary"]
+    request.app[STATE].policy.summaries[request.match_info["session"]] = summary
     return web.json_response({})

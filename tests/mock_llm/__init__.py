@@ -1,1 +1,1 @@
-"""A stand-in for model providers: OpenAI chat, completions, embeddings and Responses, Anthropic messages."""
+"""A stand-in for what LiteLLM calls: model providers, web search, vector stores, an agent and an MCP server."""

@@ -1,30 +1,37 @@
-"""The providers' HTTP surfaces. Every answer says something back; all requests are kept under `/_mock/requests`.
+"""The HTTP surface. Every answer says something back; all requests are kept under `/_mock/requests`.
 
-Words in a request steer the answer: `please fail` gives HTTP 500, `rate limit` 429, `call a tool` a tool call, `a long
-answer` 440,000 characters, `slowly` a pause of a second before each part of a stream, `break off` a connection cut in
-mid-stream.
+Paths are matched without their version (`/v1`, `/v1beta`). Words in a request steer the answer: `please fail` gives
+HTTP 500, `rate limit` 429, `call a tool` a tool call, `a long answer` 440,000 characters, `slowly` a pause of a second
+before each part of a stream, `break off` a connection cut in mid-stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
 
-from mock_llm import shapes
+from mock_llm import agents, media, retrieval, shapes, sockets
 
 REQUESTS = web.AppKey("requests", list[dict[str, Any]])
+
+_VERSION = re.compile(r"^(?:/v1beta|/v1)+(?=/)")
+_ANSWERS = shapes.ANSWERS | media.ANSWERS | retrieval.ANSWERS | agents.ANSWERS
 
 
 def application() -> web.Application:
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app[REQUESTS] = []
+    app[agents.TOLD] = {"text": shapes.ANSWER}
     app.router.add_get("/_mock/requests", _requests)
     app.router.add_delete("/_mock/requests", _reset)
-    app.router.add_post("/v1/{route:.+}", _model_call)
+    app.router.add_put("/_mock/told", _set_told)
+    app.router.add_post("/mcp", _mcp)
+    app.router.add_route("*", "/{path:.*}", _any)
     return app
 
 
@@ -37,20 +44,66 @@ async def _reset(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
-async def _model_call(request: web.Request) -> web.StreamResponse:
-    route = request.match_info["route"]
-    body = await request.json()
-    request.app[REQUESTS].append({"route": route, "body": body, "headers": dict(request.headers)})
+async def _set_told(request: web.Request) -> web.Response:
+    """Sets the text that the MCP tool `tell` returns from now on."""
+    request.app[agents.TOLD]["text"] = (await request.json())["text"]
+    return web.json_response({})
+
+
+async def _any(request: web.Request) -> web.StreamResponse:
+    path = _VERSION.sub("", request.path).lstrip("/")
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return await sockets.converse(request, path, request.app[REQUESTS])
+    body = await _body(request)
+    _keep(request, body)
     asked = json.dumps(body)
     if "please fail" in asked:
         return _error(500, "the model is out of order")
     if "rate limit" in asked:
         return _error(429, "slow down")
-    if route not in shapes.ANSWERS:
-        return _error(404, f"no such route: {route}")
-    if not body.get("stream"):
-        return web.json_response(shapes.ANSWERS[route](body))
-    return await _streamed(request, shapes.STREAMS[route](body), asked)
+    if path.endswith(":streamGenerateContent") or (isinstance(body, dict) and body.get("stream") in (True, "true")):
+        stream = _find(shapes.STREAMS, path)
+        if stream is not None:
+            return await _streamed(request, stream(body), asked)
+    answer = _find(_ANSWERS, path)
+    if answer is None:
+        return _error(404, f"no such route: {path}")
+    said = answer(body)
+    return web.Response(body=said) if isinstance(said, bytes) else web.json_response(said)
+
+
+async def _mcp(request: web.Request) -> web.Response:
+    message = await request.json()
+    _keep(request, message)
+    answer = agents.mcp(message, request.app[agents.TOLD]["text"])
+    return web.Response(status=202) if answer is None else web.json_response(answer)
+
+
+def _find(table: dict[str, Any], path: str) -> Any:
+    return next((value for pattern, value in table.items() if re.fullmatch(pattern, path)), None)
+
+
+def _keep(request: web.Request, body: Any) -> None:
+    request.app[REQUESTS].append(
+        {"method": request.method, "path": request.path, "body": body, "headers": dict(request.headers)}
+    )
+
+
+async def _body(request: web.Request) -> Any:
+    """JSON parsed, forms as an object of their fields, everything else as text."""
+    if request.content_type.startswith(("multipart/", "application/x-www-form-urlencoded")):
+        return {name: _field(value) for name, value in (await request.post()).items()}
+    text = await request.text()
+    try:
+        return json.loads(text or "{}")
+    except ValueError:
+        return text
+
+
+def _field(value: str | bytes | bytearray | web.FileField) -> str:
+    if isinstance(value, web.FileField):
+        value = value.file.read()
+    return value if isinstance(value, str) else bytes(value).decode(errors="replace")
 
 
 def _error(status: int, message: str) -> web.Response:

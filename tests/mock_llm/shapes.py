@@ -1,4 +1,4 @@
-"""Answers in the providers' own shapes, whole and streamed."""
+"""Answers of language models in the providers' own shapes, whole and streamed."""
 
 from __future__ import annotations
 
@@ -147,6 +147,39 @@ def messages_stream(body: Body) -> Iterator[bytes]:
     yield _event("message_stop", {})
 
 
+def compacted(body: Body) -> Body:
+    """The answer of `/responses/compact`."""
+    item = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAA"}
+    usage = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}
+    return {
+        "id": "resp_mock",
+        "object": "response.compaction",
+        "created_at": _CREATED,
+        "output": [item],
+        "usage": usage,
+    }
+
+
+def token_count(_: Body) -> Body:
+    return {"input_tokens": 9, "object": "response.input_tokens", "totalTokens": 9}
+
+
+def generated(_: Body) -> Body:
+    """Gemini's generateContent."""
+    content = {"role": "model", "parts": [{"text": ANSWER}]}
+    usage = {"promptTokenCount": 9, "candidatesTokenCount": 3, "totalTokenCount": 12}
+    return {"candidates": [{"index": 0, "content": content, "finishReason": "STOP"}], "usageMetadata": usage}
+
+
+def generated_stream(body: Body) -> Iterator[bytes]:
+    whole = generated(body)
+    for word in ANSWER.split(" "):
+        text = word if word == "Hello" else f" {word}"
+        yield _data({"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": text}]}}]})
+    end = {"index": 0, "content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "STOP"}
+    yield _data({**whole, "candidates": [end]})
+
+
 def _data(body: Body) -> bytes:
     return f"data: {json.dumps(body)}\n\n".encode()
 
@@ -155,17 +188,24 @@ def _event(kind: str, body: Body) -> bytes:
     return f"event: {kind}\n".encode() + _data({"type": kind, **body})
 
 
+# By the path of the request, as a regular expression.
 ANSWERS: dict[str, Callable[[Body], Body]] = {
     "chat/completions": chat,
     "completions": completion,
     "embeddings": embedding,
     "moderations": moderation,
     "responses": responses,
+    "responses/compact": compacted,
+    "responses/input_tokens": token_count,
     "messages": messages,
+    "messages/count_tokens": token_count,
+    "models/[^/]+:generateContent": generated,
+    "models/[^/]+:countTokens": token_count,
 }
 STREAMS: dict[str, Callable[[Body], Iterator[bytes]]] = {
     "chat/completions": chat_stream,
     "completions": completion_stream,
     "responses": responses_stream,
     "messages": messages_stream,
+    "models/[^/]+:streamGenerateContent": generated_stream,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from akto_guardrails.content import answer_body, content_of, is_naming, newest_user_text, string_leaves
+from akto_guardrails.content import answer_body, content_of, is_naming, spoken_text, string_leaves
 from unit.samples import LoggingObject
 
 
@@ -193,7 +193,7 @@ PARTS = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {}}
     ],
 )
 def test_the_newest_user_turn_is_found_in_every_shape(content: dict[str, Any], text: str | None) -> None:
-    assert newest_user_text(content) == text
+    assert spoken_text(content) == text
 
 
 class _Model:

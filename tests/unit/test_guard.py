@@ -104,7 +104,11 @@ class Guarded:
 
     def finish(self, data: dict[str, Any], answer: object = ANSWER, status: int = 200) -> None:
         """The answer to `data` came."""
-        self.guard.finished(data, answer, status)
+
+        async def main() -> None:
+            self.guard.finished(data, answer, status)
+
+        asyncio.run(main())
 
 
 def content_of(record: dict[str, Any]) -> Any:
@@ -353,18 +357,20 @@ class TestWithoutAVerdict:
 
 
 class TestTooLarge:
-    """Requests the service could not take in one check."""
+    """Requests that are more than the operator wants to have checked."""
+
+    LIMIT = {"MAX_CHECK_CHARACTERS": str(LONGEST_STRING)}
 
     @pytest.mark.parametrize("fallback", ["fail_open", "fail_closed"])
     def test_it_is_refused_and_never_passed_unchecked(self, fallback: str) -> None:
-        guarded = Guarded(UNREACHABLE_FALLBACK=fallback)
+        guarded = Guarded(UNREACHABLE_FALLBACK=fallback, **self.LIMIT)
         refusal = guarded.refusal(chat("x" * LONGEST_STRING))
         assert (refusal.status, refusal.judged) == (413, False)
         assert guarded.client.checks == []
         assert guarded.counters.snapshot()["unavailable_too_large"] == 1
 
     def test_it_is_recorded_by_its_beginning(self) -> None:
-        guarded = Guarded()
+        guarded = Guarded(**self.LIMIT)
         guarded.refusal(chat("x" * LONGEST_STRING))
         (record,) = guarded.records
         assert record["status"] == "413"
@@ -451,7 +457,9 @@ class TestWatching:
 
     @pytest.mark.parametrize("messages", ["x" * LONGEST_STRING, nested(20_000)])
     def test_text_that_cannot_be_checked_passes_and_is_counted(self, messages: object) -> None:
-        guarded = Guarded(SYNC_MODE="false", UNREACHABLE_FALLBACK="fail_closed")
+        guarded = Guarded(
+            SYNC_MODE="false", UNREACHABLE_FALLBACK="fail_closed", MAX_CHECK_CHARACTERS=str(LONGEST_STRING)
+        )
         guarded.check(chat(messages=messages))
         assert guarded.client.checks == []
         assert guarded.counters.snapshot()["unavailable_too_large"] == 1
@@ -594,7 +602,7 @@ class TestSecondAttempt:
 
         async def main() -> None:
             await guarded.guard.check_request(first, Key(), "acompletion")
-            guarded.finish(first)
+            guarded.guard.finished(first, ANSWER, 200)
             await guarded.guard.check_request(second, Key(), "acompletion")
 
         asyncio.run(main())
@@ -667,13 +675,15 @@ def test_requests_that_share_a_call_id_get_their_own_answers() -> None:
     ]
 
 
-def test_the_call_type_of_an_open_request_is_known_until_it_is_recorded() -> None:
+def test_an_open_request_is_known_until_it_is_recorded() -> None:
     guarded = Guarded()
     data = chat()
     guarded.check(data)
-    assert guarded.guard.open_call_type(data) == "acompletion"
+    exchange = guarded.guard.open_exchange(data)
+    assert exchange is not None
+    assert exchange.call_type == "acompletion"
     guarded.finish(data)
-    assert guarded.guard.open_call_type(data) is None
+    assert guarded.guard.open_exchange(data) is None
 
 
 def test_closing_does_not_wait_for_a_check_that_hangs() -> None:

@@ -96,7 +96,7 @@ def test_what_is_no_request_at_all_cannot_be_mapped(returned: str) -> None:
         masked_strings(request(), returned)
 
 
-@pytest.mark.parametrize("returned", [MASKED_CARD, json.dumps({"body": {"text": MASKED_CARD}}), '{"body": "4111"}'])
+@pytest.mark.parametrize("returned", [MASKED_CARD, json.dumps({"body": {"text": "Another card"}}), '{"body": "4111"}'])
 def test_the_error_carries_no_content(returned: str) -> None:
     with pytest.raises(UnmappableMask) as caught:
         masked_strings(request(), returned)

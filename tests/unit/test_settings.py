@@ -258,20 +258,41 @@ def test_a_proxy_address_without_a_host_is_refused(value: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("RESPONSE_GUARDRAILS", "true"),
-        ("VALIDATE_LAST_USER_MESSAGE_ONLY", "on"),
-        ("UNCHECKED_ROUTES", "deny"),
+        ("RESPONSE_GUARDRAILS", "maybe"),
+        ("VALIDATE_LAST_USER_MESSAGE_ONLY", "never"),
         ("UNCHECKED_ROUTES", "sometimes"),
+        ("STREAM_GUARD", "chunk"),
+        ("PAYLOAD_SHAPE", "string"),
+        ("MAX_CHECK_CHARACTERS", "2e6"),
+        ("MCP_INGEST_PATH", "mcp"),
+        ("NON_MCP_TOOL_PATH_PREFIX", "/tool s"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_and_not_ignored(name: str, value: str) -> None:
+def test_words_that_are_not_known_are_refused_and_not_ignored(name: str, value: str) -> None:
     (problem,) = problems_of({name: value})
     assert name in problem
 
 
 def test_switching_off_what_is_off_anyway_is_fine() -> None:
     off = {"RESPONSE_GUARDRAILS": "false", "VALIDATE_LAST_USER_MESSAGE_ONLY": "0", "UNCHECKED_ROUTES": "ALLOW"}
-    assert settings(**off) == settings()
+    more = {"STREAM_GUARD": "Buffer", "PAYLOAD_SHAPE": "BODY", "MCP_INGEST_PATH": "/mcp/"}
+    assert settings(**off, **more) == settings()
+
+
+def test_what_is_switched_on_is_on() -> None:
+    on = settings(
+        RESPONSE_GUARDRAILS="yes",
+        STREAM_GUARD="window",
+        VALIDATE_LAST_USER_MESSAGE_ONLY="true",
+        UNCHECKED_ROUTES="deny",
+        PAYLOAD_SHAPE="bare",
+        MAX_CHECK_CHARACTERS="500000",
+        MCP_INGEST_PATH="/gateway/mcp",
+        NON_MCP_TOOL_PATH_PREFIX="/tools",
+    )
+    assert (on.response_guardrails, on.stream_guard, on.last_user_message_only) == (True, "window", True)
+    assert (on.unchecked_routes, on.payload_shape, on.most_checked_characters) == ("deny", "bare", 500_000)
+    assert (on.mcp_path, on.tool_path_prefix) == ("/gateway/mcp", "/tools")
 
 
 def test_the_report_numbers_every_problem_and_puts_its_fix_below() -> None:

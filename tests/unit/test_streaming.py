@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from akto_guardrails.streaming import StreamedAnswer, body_of_events
+from akto_guardrails.streaming import StreamedAnswer
 
 
 def chunk(*choices: SimpleNamespace, **fields: object) -> SimpleNamespace:
@@ -25,7 +25,8 @@ def choice(index: int = 0, finish_reason: str | None = None, **delta: object) ->
 
 def call(index: int, id: str | None = None, name: str | None = None, arguments: str | None = None) -> SimpleNamespace:
     """One piece of a tool call."""
-    return SimpleNamespace(index=index, id=id, function=SimpleNamespace(name=name, arguments=arguments))
+    kind = None if id is None else "function"
+    return SimpleNamespace(index=index, id=id, type=kind, function=SimpleNamespace(name=name, arguments=arguments))
 
 
 def body_of(*items: object) -> Any:
@@ -116,7 +117,7 @@ def test_a_text_completion_keeps_its_own_shape() -> None:
 
 def test_a_stream_that_ended_early_gives_what_came() -> None:
     body = body_of(chunk(choice(content="half")))
-    assert body["choices"] == [{"index": 0, "finish_reason": None, "message": {"role": "assistant", "content": "half"}}]
+    assert body["choices"] == [{"index": 0, "message": {"role": "assistant", "content": "half"}}]
 
 
 def test_a_stream_in_which_nothing_came_has_no_body() -> None:
@@ -146,11 +147,11 @@ def test_the_final_event_of_a_responses_stream_is_the_answer(kind: str) -> None:
 
 def test_a_responses_stream_without_its_final_event_gives_the_text_so_far() -> None:
     body = body_of(
-        SimpleNamespace(type=_EventType.DELTA, delta="Hel"),
-        SimpleNamespace(type="response.reasoning.delta", delta="not the text"),
-        SimpleNamespace(type="response.output_text.delta", delta="lo"),
+        SimpleNamespace(type=_EventType.DELTA, output_index=1, content_index=0, delta="Hel"),
+        SimpleNamespace(type="response.reasoning_summary_text.delta", output_index=0, summary_index=0, delta="hm"),
+        SimpleNamespace(type="response.output_text.delta", output_index=1, content_index=0, delta="lo"),
     )
-    assert body == {"output_text": "Hello"}
+    assert body == {"output": [{"summary": [{"text": "hm"}]}, {"content": [{"text": "Hello"}]}]}
 
 
 ANTHROPIC = [
@@ -229,14 +230,46 @@ def test_text_items_are_taken_like_bytes() -> None:
     assert body_of(raw[:50], raw[50:].encode()) == body_of(raw.encode())
 
 
-def test_events_of_another_provider_are_listed() -> None:
-    raw = b'data: {"candidates": [{"text": "a"}]}\r\n\r\ndata: {"candidates": [{"text": "b"}]}\r\n\r\n'
-    assert body_of(raw) == {"events": [{"candidates": [{"text": "a"}]}, {"candidates": [{"text": "b"}]}]}
+def test_the_pieces_of_a_gemini_answer_are_joined() -> None:
+    raw = b"".join(
+        b"data: " + json.dumps(chunk).encode() + b"\r\n\r\n"
+        for chunk in (
+            {"candidates": [{"content": {"role": "model", "parts": [{"text": "hm", "thought": True}]}}]},
+            {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hel"}]}}], "modelVersion": "gemini"},
+            {
+                "candidates": [
+                    {"content": {"parts": [{"text": "lo"}, {"functionCall": {"name": "f", "args": {"q": "x"}}}]}}
+                ]
+            },
+            {"candidates": [{"content": {"parts": [{"functionCall": {"name": "g"}}]}, "finishReason": "STOP"}]},
+        )
+    )
+    assert body_of(raw) == {
+        "modelVersion": "gemini",
+        "candidates": [
+            {
+                "finishReason": "STOP",
+                "content": {
+                    "role": "model",
+                    "parts": [
+                        {"text": "hm"},
+                        {"text": "Hello"},
+                        {"functionCall": {"name": "f", "args": {"q": "x"}}},
+                        {"functionCall": {"name": "g"}},
+                    ],
+                },
+            }
+        ],
+    }
 
 
-def test_lines_that_are_no_events_are_passed_over() -> None:
-    raw = b': comment\nevent: x\nretry: 1\ndata: [DONE]\ndata: {"cut": \ndata: 7\ndata:{"a": 1}\n'
-    assert body_of_events(raw) == {"events": [{"a": 1}]}
+def test_strings_of_unknown_events_are_listed_once() -> None:
+    raw = b'event: x\ndata: {"a": {"b": "one"}}\n\ndata: {"c": ["one", "two"]}\n\ndata: [DONE]\n\n: ping\n\n'
+    assert body_of(raw) == {"events": ["one", "two"]}
+
+
+def test_what_is_no_json_is_taken_as_text() -> None:
+    assert body_of(b'data: {"cut":\n\ndata: 7\n\n', b"Bad ", b"gateway") == {"events": ['{"cut":', "7", "Bad gateway"]}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from akto_guardrails.masking import UnmappableMask, masked_strings
 from akto_guardrails.verdict import Cause, Decision, Verdict, verdict_of_answer
+from unit.samples import MASKED_CARD
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -90,6 +91,10 @@ def test_the_masks_that_belong_nowhere_are_told_apart(name: str) -> None:
     fixture = load(name)
     mask = judged(fixture).mask
     assert mask is not None
+    if name == "response-modify-schema-text.json":
+        # Its note leaves the choice: the text is the masked form of the newest user message and of nothing else.
+        assert masked_strings(sent_content(fixture), mask) == {("messages", 1, "content"): MASKED_CARD}
+        return
     with pytest.raises(UnmappableMask):
         masked_strings(sent_content(fixture), mask)
 

@@ -45,10 +45,13 @@ class FakeProxy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[object] = []
-        self.guard = type("GuardrailsHandler", (), {"close": self.close})()
+        guard = {"close": self.close, "admits": lambda _, family: True, "keep_alive_seconds": None}
+        self.guard = type("GuardrailsHandler", (), guard)()
         self.callbacks: list[object] = ["otel"]
         self.server = SimpleNamespace(
-            proxy_logging_obj=SimpleNamespace(startup_event=self.startup), proxy_shutdown_event=self.shutdown
+            app=SimpleNamespace(middleware_stack=self.serve),
+            proxy_logging_obj=SimpleNamespace(startup_event=self.startup),
+            proxy_shutdown_event=self.shutdown,
         )
         modules = {
             "litellm": SimpleNamespace(callbacks=self.callbacks),
@@ -62,6 +65,9 @@ class FakeProxy:
     def startup(self, *arguments: object, **options: object) -> str:
         self.events.append(("startup", list(self.callbacks), arguments, options))
         return "started"
+
+    async def serve(self, scope: dict[str, object], receive: object, send: object) -> None:
+        self.events.append(("served", scope["type"]))
 
     async def shutdown(self) -> None:
         self.events.append("shutdown")

@@ -1,0 +1,94 @@
+"""The layer around LiteLLM's application: notes each request for the hooks, and holds the routes no hook sees."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import orjson
+
+from akto_guardrails.client_request import ClientRequest, note_request
+from akto_guardrails.unchecked import MCP, is_mcp_endpoint, is_unchecked_mcp_method, unchecked_family
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+UNCHECKED_REFUSED: Final = (
+    "Blocked by Akto Guardrails: the content of this route cannot be checked (UNCHECKED_ROUTES=deny)"
+)
+_LONGEST_MCP_BODY: Final = 4 * 1024 * 1024
+
+
+def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Application:
+    """`inner` behind the layer. `admits` is asked, with the family of an unchecked route, whether it may be served."""
+
+    async def application(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await inner(scope, receive, send)
+            return
+        request = note_request(scope)
+        family = unchecked_family(request.method, request.path, is_websocket=request.is_websocket)
+        if family is None and is_mcp_endpoint(request.method, request.path):
+            body, receive = await _read_ahead(receive)
+            family = MCP if _has_unchecked_method(body) else None
+        if family is None or admits(family):
+            await inner(scope, receive, send)
+        elif request.is_websocket:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": UNCHECKED_REFUSED})
+        else:
+            await _refuse(request, family, send)
+
+    return application
+
+
+async def _read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:
+    """The body of a request, None when it is too long or the client left, and a `receive` that gives it once more."""
+    messages: list[Message] = []
+    body = bytearray()
+    while True:
+        message = await receive()
+        messages.append(message)
+        body += message.get("body", b"")
+        if message["type"] != "http.request" or not message.get("more_body") or len(body) > _LONGEST_MCP_BODY:
+            break
+    messages.reverse()
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    is_whole = messages[0]["type"] == "http.request" and not messages[0].get("more_body")
+    return (bytes(body) if is_whole else None), again
+
+
+def _has_unchecked_method(body: bytes | None) -> bool:
+    """Whether an MCP message, or one of a batch, calls for what no hook sees; a body that cannot be read counts."""
+    if body is None:
+        return True
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return True
+    messages = parsed if isinstance(parsed, list) else [parsed]
+    return any(isinstance(message, dict) and is_unchecked_mcp_method(message.get("method")) for message in messages)
+
+
+async def _refuse(request: ClientRequest, family: str, send: Send) -> None:
+    """HTTP 403 in the error format of the API that was called."""
+    body: dict[str, object]
+    error: dict[str, object] = {"message": UNCHECKED_REFUSED, "type": "permission_error"}
+    if family == MCP:
+        body: dict[str, object] = {
+            "jsonrpc": "2.0",
+            "id": None,
+            "error": {"code": -32000, "message": UNCHECKED_REFUSED},
+        }
+    elif "/messages/count_tokens" in request.path:
+        body = {"type": "error", "error": error}
+    else:
+        body = {"error": {**error, "param": None, "code": "403"}}
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": orjson.dumps(body)})

@@ -1,0 +1,103 @@
+"""Asks Akto about one request or one answer, in as many checks as its size takes, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from akto_guardrails.akto import AktoClient
+from akto_guardrails.content import CONTEXT_KEYS, Path, newest_turn_of
+from akto_guardrails.counters import Counters
+from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of
+from akto_guardrails.exchange import Exchange
+from akto_guardrails.json_text import json_length
+from akto_guardrails.masking import masked_strings, without_summary
+from akto_guardrails.portions import changes_of, portions_of
+from akto_guardrails.settings import Settings
+from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
+
+_WORST_FIRST: Final = (Decision.BLOCK, Decision.UNAVAILABLE, Decision.FLAG, Decision.ALLOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`changes`: masked strings by their place in what was checked; none when it may not pass."""
+
+    verdict: Verdict
+    changes: Mapping[Path, str] = field(default_factory=dict)
+
+
+class Checker:
+    """The checks of one worker."""
+
+    def __init__(self, settings: Settings, client: AktoClient, sender: Sender, counters: Counters) -> None:
+        self._client = client
+        self._sender = sender
+        self._counters = counters
+        self._newest_turn_only = settings.last_user_message_only
+        self._summaries = settings.payload_shape == "bare"
+        self._most_characters = settings.most_checked_characters
+
+    async def request(self, exchange: Exchange, content: Mapping[str, Any]) -> Judgement:
+        """Checks `content`, a request or a part of one. Raises `UnmappableMask` and nothing else."""
+        part, skipped = newest_turn_of(content) if self._newest_turn_only else (content, {})
+        judgement = await self._judged(exchange, part, None)
+        changes = without_summary(part, judgement.changes) if self._summaries else judgement.changes
+        return Judgement(judgement.verdict, {_moved(path, skipped): text for path, text in changes.items()})
+
+    async def answer(self, exchange: Exchange, body: Mapping[str, Any]) -> Judgement:
+        """Checks a model's answer, with the request as its context. Raises `UnmappableMask` and nothing else."""
+        return await self._judged(exchange, body, fitted(exchange.request_payload))
+
+    async def _judged(self, exchange: Exchange, content: Mapping[str, Any], request: str | None) -> Judgement:
+        """`request`: the request's payload when `content` is an answer."""
+        payload = payload_of(content, bare=exchange.bare)
+        if fits(payload):
+            verdict = await self._ask(exchange, payload, request)
+            changes = masked_strings(content, verdict.mask) if _may_pass(verdict) and verdict.mask is not None else {}
+            return Judgement(verdict, changes)
+        if json_length(payload) > self._most_characters:
+            return Judgement(unavailable(Cause.TOO_LARGE))
+        self._counters.add("checks_split")
+        context = {key: content[key] for key in CONTEXT_KEYS if key in content}
+        portions = portions_of({key: value for key, value in content.items() if key not in context}, context)
+        verdicts = await asyncio.gather(
+            *(self._ask(exchange, payload_of(each.body, bare=exchange.bare), request) for each in portions)
+        )
+        verdict = _of_all(verdicts)
+        masks = [each.mask for each in verdicts]
+        is_masked = _may_pass(verdict) and any(mask is not None for mask in masks)
+        return Judgement(verdict, changes_of(portions, masks) if is_masked else {})
+
+    async def _ask(self, exchange: Exchange, payload: str, request: str | None) -> Verdict:
+        is_answer = request is not None
+        body = envelope(
+            self._sender,
+            exchange.identity,
+            exchange.tags,
+            request_payload=payload if request is None else request,
+            response_payload=payload if is_answer else None,
+        )
+        try:
+            verdict = await self._client.check(body, of_answer=True) if is_answer else await self._client.check(body)
+        except Exception as error:  # noqa: BLE001 - a bug of the client is no verdict; the exchange goes on to its record
+            verdict = unavailable(Cause.INTERNAL, type(error).__name__)
+        self._counters.add(f"{'answers' if is_answer else 'checks'}_{verdict.decision.value}")
+        return verdict
+
+
+def _of_all(verdicts: Sequence[Verdict]) -> Verdict:
+    return min(verdicts, key=lambda verdict: _WORST_FIRST.index(verdict.decision))
+
+
+def _may_pass(verdict: Verdict) -> bool:
+    return verdict.decision in (Decision.ALLOW, Decision.FLAG)
+
+
+def _moved(path: Path, skipped: Mapping[str, int]) -> Path:
+    """The place in the whole content of what is at `path` in its newest turn."""
+    if len(path) > 1 and isinstance(path[1], int) and path[0] in skipped:
+        return (path[0], path[1] + skipped[str(path[0])], *path[2:])
+    return path

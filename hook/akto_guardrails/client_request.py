@@ -1,0 +1,54 @@
+"""The HTTP request that a worker is serving, for hooks to which LiteLLM tells nothing about it.
+
+LiteLLM 1.106.2 hands no headers and no route to its hooks on pass-through and MCP routes, and calls none at all on
+others. An ASGI layer around the proxy's application notes what there is to know; every task of the request sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """One request, or one WebSocket connection, as it came in.
+
+    `path` is without the root path, the names in `headers` are in lower case.
+    """
+
+    is_websocket: bool
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    address: str
+
+    @property
+    def has_json(self) -> bool:
+        """Whether the body is announced as JSON, or not announced at all, which LiteLLM reads as JSON too."""
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return not media_type or media_type == "application/json" or media_type.endswith("+json")
+
+
+_current: Final[ContextVar[ClientRequest | None]] = ContextVar("akto_client_request", default=None)
+
+
+def current_request() -> ClientRequest | None:
+    """The request that the running task belongs to; None outside of one, as in background health checks."""
+    return _current.get()
+
+
+def note_request(scope: Mapping[str, Any]) -> ClientRequest:
+    """Makes the request in an ASGI `scope` of type http or websocket the current one, and gives it."""
+    client = scope.get("client")
+    request = ClientRequest(
+        is_websocket=scope["type"] == "websocket",
+        method=scope.get("method", "GET"),
+        path=scope["path"].removeprefix(scope.get("root_path") or "") or "/",
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
+        address=client[0] if client else "",
+    )
+    _current.set(request)
+    return request

@@ -1,0 +1,91 @@
+"""What the guard says about its work: counters and log lines, never content."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from akto_guardrails.counters import Counters
+from akto_guardrails.exchange import Exchange
+from akto_guardrails.log import RateLimited
+from akto_guardrails.settings import Settings
+from akto_guardrails.verdict import Cause, Verdict
+
+_ADVICE: Final = {
+    Cause.TIMEOUT: "no answer within TIMEOUT",
+    Cause.CONNECTION: "no connection to DATA_INGESTION_SERVICE_URL",
+    Cause.CREDENTIALS: "credentials refused (HTTP 401): AKTO_API_TOKEN is wrong, expired or revoked",
+    Cause.REDIRECT: "answered with a redirect, which is never followed: DATA_INGESTION_SERVICE_URL is not the service",
+    Cause.REJECTED: "check refused with a 4xx status: wrong DATA_INGESTION_SERVICE_URL, or a gateway in between",
+    Cause.SERVER_ERROR: "check failed with a 5xx status",
+    Cause.UNREADABLE: "answer is not what the service sends: is DATA_INGESTION_SERVICE_URL right?",
+    Cause.NO_VERDICT: "answer carries no verdict",
+    Cause.SERVICE_FAIL_OPEN: "the ingestion service got no verdict from its guardrails service (failOpen)",
+    Cause.OVERLOAD: "too many checks at once",
+    Cause.TOO_LARGE: "content is larger than MAX_CHECK_CHARACTERS",
+    Cause.INTERNAL: "an error in the guard itself",
+}
+_LOUD: Final = (Cause.CREDENTIALS, Cause.INTERNAL)
+_NOT_ENFORCED: Final = "not enforced (SYNC_MODE=false)"
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Journal:
+    """Counters and log lines of one worker."""
+
+    def __init__(self, settings: Settings, counters: Counters) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._faults = {
+            cause: RateLimited(_log, logging.ERROR if cause in _LOUD else logging.WARNING) for cause in Cause
+        }
+        self._unchecked: set[str] = set()
+
+    def unavailable(self, cause: Cause, detail: str = "") -> None:
+        """There is no verdict, because of `cause`."""
+        self._counters.add(f"unavailable_{cause.value}")
+        if not self._settings.sync_mode:
+            outcome = _NOT_ENFORCED
+        else:
+            outcome = "refused" if cause is Cause.TOO_LARGE else self._settings.unreachable_fallback
+        self._faults[cause].log(
+            "no verdict from Akto | %s | %s | %s", cause.value, f"{_ADVICE[cause]} {detail}".rstrip(), outcome
+        )
+
+    def internal_error(self, error: BaseException) -> None:
+        """A bug of the guard outside a check. The message stays out: it may quote content."""
+        self.unavailable(Cause.INTERNAL, type(error).__name__)
+
+    def violation(self, what: str, verdict: Verdict, exchange: Exchange) -> None:
+        """A policy was violated, and `what` became of it."""
+        details = f"behaviour={verdict.behaviour or '-'} policy={verdict.policy or '-'} rule={verdict.rule or '-'}"
+        _log.warning("%s | %s | %s", what, _about(exchange), details)
+
+    def violation_seen(self, verdict: Verdict, exchange: Exchange) -> None:
+        """A policy was violated while nothing is enforced."""
+        self.violation("violation seen, not enforced (SYNC_MODE=false)", verdict, exchange)
+
+    def masked(self, exchange: Exchange, strings: int) -> None:
+        """`strings` pieces of text were masked."""
+        self._counters.add("masks_applied")
+        _log.info("masked | %s | strings=%d", _about(exchange), strings)
+
+    def unmappable(self, exchange: Exchange, error: Exception) -> None:
+        """A mask could not be applied."""
+        self._counters.add("masks_unmappable")
+        _log.warning("mask not applicable, refused | %s | %s", _about(exchange), error)
+
+    def unchecked_route(self, family: str) -> None:
+        """A request came in on a route that cannot be checked; logged once for each family."""
+        self._counters.add(f"unchecked_{family.replace(' ', '_')}")
+        if family not in self._unchecked:
+            self._unchecked.add(family)
+            _log.warning("unchecked route | %s | UNCHECKED_ROUTES=%s", family, self._settings.unchecked_routes)
+
+
+def _about(exchange: Exchange) -> str:
+    identity = exchange.identity
+    line = f"call_id={identity.call_id} collection={identity.collection} route={identity.route}"
+    # Call id and route are the client's words: they must not be able to forge a line.
+    return "".join(character if character.isprintable() else "?" for character in line)

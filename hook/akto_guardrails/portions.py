@@ -1,0 +1,324 @@
+"""Content larger than the service takes in one string, as several portions that are checked side by side.
+
+A portion is a flat list of strings: unless told otherwise the service scans the text of the payload, and what its
+fields are called does not matter (protocol reference, 3.2). The strings are those of the content in document order,
+names of fields and numbers among them. What ends one portion is repeated at the start of the next, so that a phrase
+of up to about `_OVERLAP` characters is seen whole wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final
+
+from akto_guardrails.content import Path, is_naming
+from akto_guardrails.envelope import LONGEST_STRING, payload_of
+from akto_guardrails.json_text import json_length, json_text
+from akto_guardrails.masking import UnmappableMask, masked_strings
+
+_TEXT: Final = "text"
+_OVERLAP: Final = 1_000
+# Long strings are measured and cut in steps of so many characters, each of which JSON writes as six at most.
+_BLOCK: Final = 512
+_LEAST_ROOM: Final = 16 * _BLOCK
+# Original text on both sides of a place, by which it is found in masked text.
+_AROUND: Final = 24
+# A piece that begins or ends within a phrase may be masked for the rest of it; that is about so long at most.
+_EDGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The part from `start` to `end` of the string `whole`, which stands at `path` in the content.
+
+    `path` is None for what no mask may change: the name of a field, a number.
+    """
+
+    path: Path | None
+    whole: str
+    start: int
+    end: int
+
+    @property
+    def sent(self) -> str:
+        return self.whole[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one check is about: `body`, with one string for each of `pieces`."""
+
+    body: dict[str, Any]
+    pieces: tuple[Piece, ...]
+
+
+def portions_of(content: Mapping[str, Any], context: Mapping[str, Any], longest: int = LONGEST_STRING) -> list[Portion]:
+    """The portions of `content`; none when it has no text. No JSON text of `{"body": body}` is over `longest`.
+
+    `context` is repeated in each portion, or checked as part of the content if it is large. Raises `ValueError` when
+    `longest` is too small for anything, `RecursionError` when `content` is nested too deeply.
+    """
+    room = longest - _length_with(context)
+    if room < longest // 2:
+        content, context = {**context, **content}, {}
+        room = longest - _length_with(context)
+    if room < _LEAST_ROOM:
+        raise ValueError("portions that small cannot be made")
+    texts: list[tuple[Path | None, str]] = []
+    _collect(content, (), texts)
+    packer = _Packer(room)
+    for path, text in texts:
+        packer.add(path, text)
+    return [
+        Portion({**context, _TEXT: [piece.sent for piece in pieces]}, tuple(pieces)) for pieces in packer.portions()
+    ]
+
+
+def changes_of(portions: Sequence[Portion], returned: Sequence[str | None]) -> dict[Path, str]:
+    """The strings of the content that masks change, whole and by their place; empty when none is.
+
+    `returned` has the payload text of each portion's mask, or None. Raises `UnmappableMask` when a portion does not
+    come back in its own shape, a name changed, or masked pieces of one string do not go together.
+    """
+    masks = [
+        {} if payload is None else masked_strings(portion.body, payload)
+        for portion, payload in zip(portions, returned, strict=True)
+    ]
+    changed = {_maskable(portion, place) for portion, mask in zip(portions, masks, strict=True) for place in mask}
+    if not changed:
+        return {}
+    found: dict[Path, dict[tuple[int, int], _Seen]] = {path: {} for path in changed}
+    for portion, mask in zip(portions, masks, strict=True):
+        for index, piece in enumerate(portion.pieces):
+            if piece.path in found:
+                _note(found[piece.path], piece, mask.get((_TEXT, index)))
+    joined = {path: _joined(list(pieces.values())) for path, pieces in found.items()}
+    return {path: text for path, (text, whole) in joined.items() if text != whole}
+
+
+def _length_with(context: Mapping[str, Any]) -> int:
+    return json_length(payload_of({**context, _TEXT: []}))
+
+
+def _collect(value: object, path: Path, into: list[tuple[Path | None, str]]) -> None:
+    if isinstance(value, str):
+        into.append((path, value))
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            into.append((None, str(key)))
+            _collect(child, (*path, key), into)
+    elif isinstance(value, (list, tuple)):
+        for index, child in enumerate(value):
+            _collect(child, (*path, index), into)
+    elif value is not None and not isinstance(value, bool):
+        into.append((None, str(value)))
+
+
+def _cost(text: str) -> int:
+    """What `text` takes in a JSON array: itself, escaped, with quotes and a comma."""
+    return json_length(json_text(text)) + 1
+
+
+class _Packer:
+    """Fills portions with strings, one after the other."""
+
+    def __init__(self, room: int) -> None:
+        self._room = self._left = room
+        # Six times that, in the worst case, is repeated at the start of a portion.
+        self._echo = min(_OVERLAP, room // 16)
+        self._pieces: list[Piece] = []
+        self._full: list[list[Piece]] = []
+
+    def portions(self) -> list[list[Piece]]:
+        return [*self._full, self._pieces] if self._pieces else self._full
+
+    def add(self, path: Path | None, text: str) -> None:
+        """Puts `text` into one portion, or cut into pieces when it does not fit beside what is repeated."""
+        most = self._room - 6 * self._echo
+        cost = _cost(text) if len(text) <= most else len(text)
+        if cost > most:
+            self._add_cut(path, text)
+            return
+        if cost > self._left:
+            self._begin(self._last_text())
+        self._put(Piece(path, text, 0, len(text)), cost)
+
+    def _add_cut(self, path: Path | None, text: str) -> None:
+        if self._left < _LEAST_ROOM // 2:
+            self._begin(self._last_text())
+        start = 0
+        while True:
+            end, cost = _reach(text, start, self._left)
+            self._put(Piece(path, text, start, end), cost)
+            if end == len(text):
+                return
+            self._begin([])
+            start = max(end - _OVERLAP, (start + end) // 2)
+
+    def _put(self, piece: Piece, cost: int) -> None:
+        self._pieces.append(piece)
+        self._left -= cost
+
+    def _begin(self, repeated: list[Piece]) -> None:
+        self._full.append(self._pieces)
+        self._pieces = []
+        self._left = self._room
+        for piece in repeated:
+            self._put(piece, _cost(piece.sent))
+
+    def _last_text(self) -> list[Piece]:
+        """The pieces that end the current portion, the first of them cut where it is too long."""
+        last: list[Piece] = []
+        left = self._echo
+        for piece in reversed(self._pieces):
+            length = piece.end - piece.start + 3
+            if length > left:
+                if left >= 8 * _AROUND:
+                    last.append(replace(piece, start=piece.end - left + 3))
+                break
+            last.append(piece)
+            left -= length
+        return last[::-1]
+
+
+def _reach(text: str, start: int, room: int) -> tuple[int, int]:
+    """How far `text` fits into `room` from `start` on, and what that costs."""
+    end, cost = start, 3
+    while end < len(text):
+        block = text[end : end + _BLOCK]
+        more = _cost(block) - 3
+        if cost + more > room:
+            break
+        end += len(block)
+        cost += more
+    return end, cost
+
+
+class _Seen:
+    """A piece as it came back in `got`, and how much of its head and its tail is certain to be as it was sent."""
+
+    def __init__(self, piece: Piece, got: str | None) -> None:
+        self.piece = piece
+        self.sent = piece.sent
+        self.got = self.sent if got is None else got
+        head = _alike(self.sent, self.got)
+        tail = _alike_at_end(self.sent, self.got)
+        # Both reach over the mask when it removed or added text like that around it; where it stood is open then.
+        shorter = min(len(self.sent), len(self.got))
+        self.head, self.tail = (
+            (head, tail) if not self.changed else (min(head, shorter - tail), min(tail, shorter - head))
+        )
+
+    @property
+    def changed(self) -> bool:
+        return self.got != self.sent
+
+    def place(self, position: int) -> int | None:
+        """Where in `got` the character at `position` of the whole string is; None when that cannot be told."""
+        offset = position - self.piece.start
+        if offset <= self.head:
+            return offset
+        if len(self.sent) - offset <= self.tail:
+            return len(self.got) - len(self.sent) + offset
+        around = self.piece.whole[position - _AROUND : position + _AROUND]
+        if self.got.count(around) != 1 or self.sent.count(around) != 1:
+            return None
+        return self.got.index(around) + _AROUND
+
+
+def _maskable(portion: Portion, place: Path) -> Path:
+    index = place[-1]
+    path = portion.pieces[index].path if place[0] == _TEXT and isinstance(index, int) else None
+    if path is None or is_naming(path):
+        raise UnmappableMask("the mask changes a name, an id or a number")
+    return path
+
+
+def _note(seen: dict[tuple[int, int], _Seen], piece: Piece, got: str | None) -> None:
+    """Takes note of one piece; of a repeated one, what is masked counts."""
+    new = _Seen(piece, got)
+    known = seen.setdefault((piece.start, piece.end), new)
+    if not known.changed:
+        seen[piece.start, piece.end] = new
+    elif new.changed and new.got != known.got:
+        raise UnmappableMask("the same text was masked in two ways")
+
+
+def _joined(pieces: Sequence[_Seen]) -> tuple[str, str]:
+    """A string put together from its masked pieces, and as it was sent."""
+    parts: list[str] = []
+    begin = 0
+    for left, right in pairwise(pieces):
+        end, next_begin = _seam(left, right)
+        if end < begin:
+            raise UnmappableMask("masks reach over more than two pieces of a long text")
+        parts.append(left.got[begin:end])
+        begin = next_begin
+    return "".join([*parts, pieces[-1].got[begin:]]), pieces[-1].piece.whole
+
+
+def _seam(left: _Seen, right: _Seen) -> tuple[int, int]:
+    """Up to where `left.got` is taken, and from where on `right.got`."""
+    if right.piece.end == left.piece.end and (not right.changed or left.got.endswith(right.got)):
+        return len(left.got), len(right.got)
+    for position in _from_the_middle(right.piece.start + _AROUND, left.piece.end - _AROUND):
+        end, begin = left.place(position), right.place(position)
+        if end is not None and begin is not None and _agree(left, end, right, begin):
+            return end, begin
+    begins = list(_shared(left, right))
+    if len(begins) != 1:
+        raise UnmappableMask("the masked pieces of a long text cannot be joined")
+    return len(left.got), begins[0]
+
+
+def _from_the_middle(first: int, last: int) -> Iterator[int]:
+    middle = (first + last) // 2
+    for away in range(0, (last - first) // 2 + 1, _AROUND):
+        yield middle - away
+        yield middle + away
+
+
+def _agree(left: _Seen, end: int, right: _Seen, begin: int) -> bool:
+    """Whether what is dropped of either side says nothing that the other side does not say.
+
+    Each side is the better witness for its own half: it may have masked a phrase of which the other saw a part, which
+    left that part as it was, or masked it for something else.
+    """
+    dropped = left.got[end:]
+    odd = len(dropped) - _alike(dropped, right.got[begin : begin + len(dropped)])
+    is_cut = right.piece.end > left.piece.end
+    if odd > (_EDGE if is_cut else 0) and not left.sent.endswith(dropped[-odd:]):
+        return False
+    dropped = right.got[:begin]
+    odd = begin - _alike_at_end(dropped, left.got[max(0, end - begin) : end])
+    return odd <= _EDGE or right.sent.startswith(dropped[:odd])
+
+
+def _shared(left: _Seen, right: _Seen) -> Iterator[int]:
+    """Lengths of masked text that ends `left.got` and begins `right.got`, long enough to be their overlap."""
+    overlap = left.piece.end - right.piece.start
+    within = right.got[: 4 * overlap]
+    last = left.got[-2 * _AROUND :]
+    length = within.find(last, max(0, overlap // 2 - len(last))) + len(last)
+    while last and length >= len(last):
+        if left.got.endswith(within[:length]):
+            yield length
+        length = within.find(last, length - len(last) + 1) + len(last)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters at the start of the two are the same."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _alike_at_end(one: str, other: str) -> int:
+    return _alike(one[::-1], other[::-1])

@@ -1,0 +1,391 @@
+"""What text an item of a streamed answer carries, and where in the whole answer that text belongs.
+
+Items LiteLLM 1.106.2 streams: chat and text-completion chunks, Responses events (both pydantic objects), and raw
+bytes of server-sent events on the Anthropic and Gemini routes, cut anywhere. A dictionary is read like the data of an
+event. Items are never changed, since LiteLLM keeps them for its logs; a changed item is a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple
+
+import orjson
+
+from akto_guardrails.content import Path
+from akto_guardrails.json_text import json_bytes
+
+# Strings that name things. They are part of a body's structure and not checked, except in what a tool is called with.
+_NAMES: Final = frozenset(
+    [
+        "id",
+        "object",
+        "created",
+        "model",
+        "type",
+        "role",
+        "status",
+        "call_id",
+        "item_id",
+        "tool_call_id",
+        "tool_use_id",
+        "finish_reason",
+        "stop_reason",
+        "system_fingerprint",
+        "service_tier",
+        "finishReason",
+        "modelVersion",
+        "responseId",
+        "category",
+        "probability",
+        "severity",
+    ]
+)
+_TOOL_INPUT: Final = frozenset({"args", "input"})
+# What no policy can read: signatures and encrypted thoughts of providers, padding, media.
+_OPAQUE: Final = frozenset(
+    [
+        "signature",
+        "thoughtSignature",
+        "thought_signature",
+        "encrypted_content",
+        "obfuscation",
+        "b64_json",
+        "partial_image_b64",
+    ]
+)
+_MEDIA_HOLDERS: Final = frozenset({"audio", "image_url", "inlineData", "inline_data", "source"})
+_BASE64: Final = re.compile(r"(?:data:[\w.+-]+/[\w.+-]+;base64,)?[A-Za-z0-9+/]{256,}={0,2}")
+# The tokens of the text once more, one by one. Left out of a check, and out of an item whose text is masked.
+_LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
+# What a Responses object repeats of the request, which was checked as such.
+_ECHO: Final = frozenset(
+    [
+        "instructions",
+        "tools",
+        "tool_choice",
+        "metadata",
+        "text",
+        "prompt",
+        "input",
+        "reasoning",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+    ]
+)
+# Where the text of a Responses event stands in its output item; in a content or summary part unless it is told here.
+_ITEM_KEY: Final = {
+    "function_call_arguments": "arguments",
+    "mcp_call_arguments": "arguments",
+    "custom_tool_call_input": "input",
+    "code_interpreter_call_code": "code",
+}
+_WHOLE_TEXT: Final = frozenset({"text", "refusal", "arguments", "input", "code", "transcript"})
+
+_FRAME_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n|\Z)){2}")
+_NO_PAYLOAD: Final = re.compile(rb":|(?:event|id|retry)(?::|$)|$")
+
+Kind = Literal["delta", "repeat", "alone"]
+
+
+class Piece(NamedTuple):
+    """A string of an item. `place`: where it stands in the item; `target`: where it belongs in the whole answer.
+
+    A "delta" is appended to what came for its target before, a "repeat" is the whole text of its target once more.
+    A string that stands "alone" has a target that means nothing.
+    """
+
+    kind: Kind
+    place: Path
+    target: Path
+    text: str
+
+
+class Unit:
+    """What is released as one: an item of the stream, or one whole event of its bytes."""
+
+    __slots__ = ("data", "facts", "item", "pieces")
+
+    def __init__(self, item: object, serial: int) -> None:
+        self.item = item
+        self.pieces: list[Piece] = []
+        self.facts: list[tuple[Path, object]] = []  # names and ids by their target
+        self.data: Any = _data_of_frame(_as_bytes(item)) if isinstance(item, (bytes, str)) else item
+        self._read(serial)
+
+    def with_texts(self, texts: Mapping[Path, str]) -> object:
+        """A copy of the item with the strings at these places replaced, and without log probabilities of tokens."""
+        data = replaced(self.data, dict(_without_logprobs(self.data, ())) | dict(texts))
+        if not isinstance(self.item, (bytes, str)):
+            return data
+        payload = data.encode() if () in texts else json_bytes(data)
+        frame = _with_payload(_as_bytes(self.item), payload)
+        return frame if isinstance(self.item, bytes) else frame.decode("utf-8", "surrogatepass")
+
+    def _read(self, serial: int) -> None:
+        data = self.data
+        kind = entry(data, "type")
+        kind = str(getattr(kind, "value", kind))
+        if entry(data, "choices") is not None:
+            self._read_chunk(data)
+        elif kind.startswith("response."):
+            self._read_responses_event(data, kind)
+        elif kind in ("message_start", "message_delta") or kind.startswith("content_block_"):
+            self._read_anthropic_event(data)
+        elif entry(data, "candidates") is not None:
+            self._read_gemini_chunk(data, serial)
+        else:
+            self._mirror(data, (), (), "alone")
+            self.facts.clear()
+
+    def _read_chunk(self, chunk: Any) -> None:
+        for key, child in _children(chunk):
+            if key != "choices":
+                self._mirror(child, (key,), (key,), "alone")
+                continue
+            for position, choice in _children(child):
+                index = _index(choice, "index", position)
+                self.facts.append((("choices", index, "index"), index))
+                self.facts.append((("choices", index, "message", "role"), "assistant"))
+                for name, value in _children(choice):
+                    target = ("choices", index, "message" if name == "delta" else name)
+                    self._mirror(value, ("choices", position, name), target, "delta")
+
+    def _read_responses_event(self, event: Any, kind: str) -> None:
+        base: Path = ("output", _index(event, "output_index", 0))
+        stem, _, stage = kind.removeprefix("response.").rpartition(".")
+        part = ("summary", _index(event, "summary_index", 0))
+        if not stem.startswith("reasoning_summary"):
+            part = ("content", _index(event, "content_index", 0))
+        for key, child in _children(event):
+            if key == "response":
+                self._read_response(child)
+            elif key in ("item", "part"):
+                self._mirror(child, (key,), base if key == "item" else (*base, *part), "repeat")
+            elif key == "delta" and stem.endswith("audio"):
+                continue
+            elif isinstance(child, str) and (key == "delta" or (stage == "done" and key in _WHOLE_TEXT)):
+                own = (_ITEM_KEY[stem],) if stem in _ITEM_KEY else (*part, "refusal" if stem == "refusal" else "text")
+                self._mirror(child, (key,), (*base, *own), "delta" if key == "delta" else "repeat")
+            elif key not in _NAMES:
+                self._mirror(child, (key,), (key,), "alone")
+
+    def _read_response(self, response: Any) -> None:
+        for key, child in _children(response):
+            if key not in _ECHO:
+                self._mirror(child, ("response", key), (key,), "repeat" if key == "output" else "alone")
+
+    def _read_anthropic_event(self, event: Any) -> None:
+        base: Path = () if entry(event, "type") == "message_delta" else ("content", _index(event, "index", 0))
+        for key, child in _children(event):
+            if key == "content_block":
+                self._mirror(child, (key,), base, "delta")
+            elif key == "delta":
+                for name, value in _children(child):
+                    # Anything but text comes whole, like a citation. The type is the delta's own, not the block's.
+                    if name != "type":
+                        self._mirror(value, (key, name), (*base, name), "delta" if isinstance(value, str) else "alone")
+            elif key == "message":
+                for name, value in _children(child):
+                    self._mirror(value, (key, name), (name,), "delta" if name == "content" else "alone")
+            elif key != "type":
+                self._mirror(child, (key,), (key,), "alone")
+
+    def _read_gemini_chunk(self, chunk: Any, serial: int) -> None:
+        for key, child in _children(chunk):
+            if key != "candidates":
+                self._mirror(child, (key,), (key,), "alone")
+                continue
+            for position, candidate in _children(child):
+                base: Path = ("candidates", _index(candidate, "index", position))
+                for name, value in _children(candidate):
+                    place: Path = ("candidates", position, name)
+                    if name != "content":
+                        self._mirror(value, place, (*base, name), "alone")
+                        continue
+                    for inner, content in _children(value):
+                        self._read_gemini_content(inner, content, (*place, inner), base, serial)
+
+    def _read_gemini_content(self, name: Any, content: Any, place: Path, base: Path, serial: int) -> None:
+        if name != "parts":
+            self._mirror(content, place, (*base, "content", name), "delta")
+            return
+        for position, part in _children(content):
+            # Text goes on from chunk to chunk, thoughts and answer apart; any other part is one of its own.
+            slot = 2 + 1000 * serial + position
+            if entry(part, "text") is not None:
+                slot = 0 if entry(part, "thought") else 1
+            self._mirror(part, (*place, position), (*base, "content", "parts", slot), "delta")
+
+    def _mirror(self, value: Any, place: Path, target: Path, kind: Kind) -> None:
+        """Notes every string in `value`, in the whole answer in the same structure below `target`."""
+        key = place[-1] if place else None
+        if isinstance(value, str):
+            if key in _NAMES and _TOOL_INPUT.isdisjoint(place):
+                self.facts.append((target, value))
+            elif value and not _is_opaque(place, value):
+                self.pieces.append(Piece(kind, place, target, value))
+        elif isinstance(value, int):
+            if key == "created":
+                self.facts.append((target, value))
+        elif value is not None and key not in _LOGPROBS:
+            is_list = isinstance(value, (list, tuple))
+            for name, child in _children(value):
+                if child is not None:
+                    slot = _index(child, "index", name) if is_list else name
+                    self._mirror(child, (*place, name), (*target, slot), kind)
+
+
+class Units:
+    """Makes units of the items of one stream. Bytes become whole events, however they are cut."""
+
+    def __init__(self) -> None:
+        self._is_text = False
+        self._end = b""
+        self._parts: list[bytes] = []
+        self._serial = 0
+
+    def of(self, item: object) -> Iterator[Unit]:
+        """The units that `item` completes."""
+        if not isinstance(item, (bytes, bytearray, str)):
+            yield from self.rest()
+            yield self._unit(item)
+            return
+        self._is_text = isinstance(item, str) and (self._is_text or not self._parts)
+        raw = _as_bytes(item)
+        self._parts.append(raw)
+        # The end of an event may be cut in two, and is at most four bytes long.
+        seam = self._end + raw
+        self._end = seam[-3:]
+        if _FRAME_END.search(seam):
+            yield from self._frames()
+
+    def rest(self) -> Iterator[Unit]:
+        """The last event, when its end never came."""
+        raw = b"".join(self._parts)
+        self._parts.clear()
+        self._end = b""
+        if raw:
+            yield self._frame(raw)
+
+    def _frames(self) -> Iterator[Unit]:
+        raw = b"".join(self._parts)
+        start = 0
+        for end in _FRAME_END.finditer(raw):
+            yield self._frame(raw[start : end.end()])
+            start = end.end()
+        self._parts = [raw[start:]] if start < len(raw) else []
+        self._end = raw[start:][-3:]
+
+    def _frame(self, raw: bytes) -> Unit:
+        return self._unit(raw.decode("utf-8", "surrogatepass") if self._is_text else raw)
+
+    def _unit(self, item: object) -> Unit:
+        self._serial += 1
+        return Unit(item, self._serial)
+
+
+def replaced(value: Any, changes: Mapping[Path, object]) -> Any:
+    """A copy of `value` with what stands at these places replaced. It shares everything else with `value`."""
+    if () in changes:
+        return changes[()]
+    below: dict[Any, dict[Path, object]] = {}
+    for place, change in changes.items():
+        below.setdefault(place[0], {})[place[1:]] = change
+    holder = list(value) if isinstance(value, tuple) else copy.copy(value)
+    for key, inner in below.items():
+        if isinstance(holder, (dict, list)):
+            holder[key] = replaced(holder[key], inner)
+        else:
+            setattr(holder, key, replaced(getattr(holder, key), inner))
+    return holder
+
+
+def _without_logprobs(value: Any, place: Path) -> Iterator[tuple[Path, object]]:
+    for key, child in _children(value):
+        if key not in _LOGPROBS:
+            yield from _without_logprobs(child, (*place, key))
+        elif child is not None:
+            yield (*place, key), [] if isinstance(child, list) else None
+
+
+def _children(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, (list, tuple)):
+        return enumerate(value)
+    if hasattr(value, "model_dump"):
+        # How a pydantic object yields its fields, those it was not declared with included.
+        fields: Iterable[tuple[Any, Any]] = value
+        return fields
+    if hasattr(value, "__dict__") and not isinstance(value, Enum):
+        return ((name, child) for name, child in vars(value).items() if not name.startswith("_"))
+    return ()
+
+
+def entry(value: Any, name: str) -> Any:
+    """What `value`, an object or a dictionary, has under a name; None when nothing."""
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _index(value: Any, name: str, otherwise: int) -> int:
+    index = entry(value, name)
+    return index if type(index) is int else otherwise
+
+
+def _is_opaque(place: Path, text: str) -> bool:
+    if not place or len(place) == 1 or place[-1] in _OPAQUE:
+        return bool(place) and place[-1] in _OPAQUE
+    # An image that was made is the result of its item.
+    return (place[-1] == "result" or place[-2] in _MEDIA_HOLDERS) and _BASE64.fullmatch(text) is not None
+
+
+def _as_bytes(item: bytes | bytearray | str) -> bytes:
+    return item.encode("utf-8", "surrogatepass") if isinstance(item, str) else bytes(item)
+
+
+def _data_of_frame(frame: bytes) -> Any:
+    """What an event carries: parsed JSON, text that is none, or None."""
+    lines = frame.splitlines()
+    carried = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    # Bytes that are no event at all: a plain JSON error, or whatever a provider sends there.
+    payload = b"\n".join(carried or (line for line in lines if not _NO_PAYLOAD.match(line)))
+    if not payload or payload == b"[DONE]":
+        return None
+    data = parsed(payload)
+    return data if isinstance(data, (dict, list)) else payload.decode("utf-8", "replace")
+
+
+def parsed(payload: str | bytes) -> Any:
+    """The JSON in `payload`; None when it is none."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # Reads halves of surrogate pairs, which providers send when a character is cut in two.
+        return json.loads(payload)
+    except ValueError:
+        return None
+
+
+def _with_payload(frame: bytes, payload: bytes) -> bytes:
+    """`frame` with `payload` in the place of what it carries."""
+    lines = frame.splitlines(keepends=True)
+    is_event = any(line.startswith(b"data:") for line in lines)
+    made: list[bytes] = []
+    placed = False
+    for line in lines:
+        if not (line.startswith(b"data:") if is_event else not _NO_PAYLOAD.match(line.rstrip(b"\r\n"))):
+            made.append(line)
+        elif not placed:
+            placed = True
+            end = line[len(line.rstrip(b"\r\n")) :]
+            texts = payload.split(b"\n") if is_event else [payload]
+            made.append((end or b"\n").join((b"data: " if is_event else b"") + text for text in texts) + end)
+    return b"".join(made)

@@ -1,0 +1,51 @@
+"""Routes whose content LiteLLM shows to no hook before it goes to a provider (LiteLLM 1.106.2).
+
+`UNCHECKED_ROUTES` decides about them: `allow` names each in the log once and counts it, `deny` refuses it with 403.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+ASSISTANTS: Final = "assistants"
+TOKEN_COUNTING: Final = "token counting"  # noqa: S105 - not a password
+REALTIME: Final = "realtime"
+WEBSOCKET: Final = "websocket pass-through"
+BODY: Final = "pass-through body that is not JSON"
+FILE: Final = "file upload"
+MCP: Final = "MCP prompts and resources"
+
+_HTTP: Final = (
+    (ASSISTANTS, re.compile(r"(?:/v1)?/(?:assistants|threads)(?:/.*)?")),
+    (
+        TOKEN_COUNTING,
+        re.compile(r".*/messages/count_tokens|.*/responses/input_tokens|.*:countTokens|/utils/token_counter"),
+    ),
+    (REALTIME, re.compile(r"(?:/openai)?(?:/v1)?/realtime(?:/.*)?")),
+    (FILE, re.compile(r"(?:/v1)?/containers/[^/]+/files")),
+)
+_CHECKED_SOCKETS: Final = re.compile(r"(?:/openai)?(?:/v1)?/responses")
+_MCP_PATH: Final = re.compile(r"/mcp(?:/.*)?|/[^/]+/mcp/?|/toolset/[^/]+/mcp/?")
+_MCP_METHODS: Final = ("prompts/", "resources/", "completion/")
+
+
+def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | None:
+    """The family of unchecked routes that a request with this method and path belongs to; None when it is checked."""
+    if is_websocket:
+        if _CHECKED_SOCKETS.fullmatch(path):
+            return None
+        return REALTIME if "realtime" in path else WEBSOCKET
+    if method not in ("POST", "PUT", "PATCH"):
+        return None
+    return next((family for family, paths in _HTTP if paths.fullmatch(path)), None)
+
+
+def is_mcp_endpoint(method: str, path: str) -> bool:
+    """Whether a request carries MCP messages, whose methods are in its body."""
+    return method == "POST" and _MCP_PATH.fullmatch(path) is not None
+
+
+def is_unchecked_mcp_method(name: object) -> bool:
+    """Whether the MCP method called `name` carries content that no hook is shown."""
+    return isinstance(name, str) and name.startswith(_MCP_METHODS)

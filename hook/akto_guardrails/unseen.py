@@ -1,0 +1,51 @@
+"""What an attempt to call a model carries beyond what the request's check has seen.
+
+LiteLLM puts text into a call after the request was checked: templates of prompts, search results, the messages of a
+fallback. It also repeats checked text in other shapes: a request translated for another API, blocks of text joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from akto_guardrails.content import CONTEXT_KEYS, is_naming, string_leaves
+
+
+def unseen_part(content: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level entries of `content` with a string in them that is nowhere in `seen`."""
+    changed = {key: value for key, value in content.items() if key not in CONTEXT_KEYS and value is not seen.get(key)}
+    if not changed:
+        return {}
+    strings = _Seen(string_leaves(seen).values())
+    return {key: value for key, value in changed.items() if any(not strings.has(text) for text in _texts(value, key))}
+
+
+def _texts(value: object, key: str) -> Iterator[str]:
+    return (text for path, text in string_leaves({key: value}).items() if text and not is_naming(path))
+
+
+class _Seen:
+    def __init__(self, strings: Any) -> None:
+        self._strings = frozenset(strings)
+        self._lines: frozenset[str] | None = None
+
+    def has(self, text: str) -> bool:
+        """Whether `text` is one of the strings, JSON of them, or made of their lines."""
+        return text in self._strings or self._has_all_of_json(text) or self._has_all_lines(text)
+
+    def _has_all_of_json(self, text: str) -> bool:
+        if not text.startswith(("{", "[")):
+            return False
+        try:
+            parsed = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return False
+        return all(leaf in self._strings for leaf in string_leaves(parsed).values())
+
+    def _has_all_lines(self, text: str) -> bool:
+        if self._lines is None:
+            self._lines = frozenset(line for string in self._strings for line in string.split("\n"))
+        return all(not line or line in self._lines for line in text.split("\n"))

@@ -1,0 +1,154 @@
+"""Every route LiteLLM serves: each request is checked, enforced and recorded, once, under its path and its agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from testcontainers.core.network import Network
+
+from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm
+from integration.routes import (
+    ENVIRONMENT,
+    ROUTES,
+    UNCHECKED,
+    Route,
+    Unchecked,
+    all_routes_config,
+    bodies,
+    exchanges,
+)
+
+HARMLESS = "a harmless question"
+BLOCK = "please zebra-block this"
+CARD = "My card is 4111-1111-1111-1111, refund me"
+MASKED = "My card is <CREDIT_CARD>, refund me"
+
+Call = dict[str, Any]
+
+every_place = pytest.mark.parametrize(
+    ("route", "place"),
+    [pytest.param(route, place, id=f"{route.name}: {place}") for route in ROUTES for place in route.places],
+)
+
+
+@pytest.fixture(scope="module")
+def routes_proxy(
+    network: Network, session_akto: MockAkto, session_llm: MockLlm, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GuardedProxy]:
+    directory = tmp_path_factory.mktemp("config")
+    proxy = GuardedProxy(network, directory, config=all_routes_config(), env=ENVIRONMENT)
+    proxy.container.start()
+    yield proxy.wait_until_ready("/health/readiness", READY_SECONDS)
+    proxy.stop()
+
+
+@every_place
+def test_an_allowed_request_is_checked_answered_and_recorded_once(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route, place: str
+) -> None:
+    skip_without_packages(routes_proxy, route)
+    request = route.places[place](HARMLESS)
+    reply = route.send(routes_proxy, route.path, request)
+    assert route.is_answered(reply), reply
+    assert HARMLESS in readable(route.reached(llm.requests()))
+    records = akto.wait_for("record", exchanges(request))
+    checks = akto.calls("check")
+    assert len(checks) == exchanges(request)
+    for call in checks + records:
+        assert_filed_under(route, call)
+    assert HARMLESS in payloads(checks)
+    assert HARMLESS in payloads(records)
+    assert {record["body"]["statusCode"] for record in records} == {"200"}
+
+
+@every_place
+def test_a_blocked_request_goes_no_further(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route, place: str
+) -> None:
+    request = route.places[place](BLOCK)
+    reply = route.send(routes_proxy, route.path, request)
+    assert route.is_blocked(reply), reply
+    assert BLOCK not in readable(llm.requests())
+    # Of a file or a conversation the rest still goes out.
+    if exchanges(request) == 1:
+        assert route.reached(llm.requests()) == []
+    records = akto.wait_for("record", exchanges(request))
+    checks = akto.calls("check")
+    assert len(checks) == exchanges(request)
+    for call in checks + records:
+        assert_filed_under(route, call)
+    (blocked,) = [record for record in records if BLOCK in payloads([record])]
+    assert blocked["body"]["statusCode"] == blocked["body"]["status"] == "403"
+
+
+@every_place
+def test_a_mask_changes_that_text_and_nothing_else(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route, place: str
+) -> None:
+    skip_without_packages(routes_proxy, route)
+    reply = route.send(routes_proxy, route.path, route.places[place](MASKED))
+    assert route.is_answered(reply), reply
+    expected = bodies(route.reached(llm.requests()))
+    akto.wait_for("record", exchanges(route.places[place](MASKED)))
+    akto.reset()
+    llm.reset()
+
+    request = route.places[place](CARD)
+    reply = route.send(routes_proxy, route.path, request)
+    assert route.is_answered(reply), reply
+    sent = bodies(route.reached(llm.requests()))
+    assert MASKED in readable(sent)
+    assert sent == expected
+    records = akto.wait_for("record", exchanges(request))
+    assert len(akto.calls("check")) == exchanges(request)
+    assert MASKED in payloads(records)
+    assert "4111" not in json.dumps(records)
+
+
+@pytest.mark.parametrize("route", UNCHECKED, ids=lambda route: route.name)
+def test_what_the_readme_calls_unchecked_is_just_that(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Unchecked
+) -> None:
+    """A route that gets a callback with a newer LiteLLM is to be moved to the checked ones."""
+    route.send(routes_proxy, route.path, route.request)
+    assert BLOCK in readable(llm.requests())
+    assert BLOCK not in readable(akto.calls())
+
+
+def assert_filed_under(route: Route, call: Call) -> None:
+    body = call["body"]
+    assert call["status"] == 200
+    assert body["path"] == route.akto_path
+    assert json.loads(body["requestHeaders"])["host"] == route.collection
+    tags = json.loads(body["tag"])
+    if not route.server:
+        assert tags["call_type"] == route.call_type
+        assert "mcp-server" not in tags
+        return
+    assert "mcp-server" in tags
+    message = json.loads(body["requestPayload"])
+    assert message.keys() == {"jsonrpc", "method", "params", "id"}
+    assert (message["jsonrpc"], message["method"], message["id"]) == ("2.0", "tools/call", 1)
+    assert message["params"]["name"] == "echo"
+    assert message["params"].keys() == {"name", "arguments"}
+    if body["responsePayload"] is not None:
+        # Akto drops a tool call whose answer is anything else.
+        answer = json.loads(body["responsePayload"])
+        assert answer["jsonrpc"] == "2.0"
+        assert "result" in answer or "error" in answer
+
+
+def payloads(calls: Sequence[Call]) -> str:
+    return readable([call["body"]["requestPayload"] for call in calls])
+
+
+def readable(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def skip_without_packages(proxy: GuardedProxy, route: Route) -> None:
+    if route.needs and proxy.container.exec(["python", "-c", f"import {route.needs}"]).exit_code != 0:
+        pytest.skip(f"LiteLLM serves this only with the package {route.needs}, which this base image lacks")

@@ -1,0 +1,123 @@
+"""Answers of agents (A2A), an MCP server, OpenAI's assistants, and a service of somebody's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from mock_llm.shapes import ANSWER, Body
+
+TOLD = web.AppKey("told", dict[str, str])
+
+_CREATED = 1767225600
+
+
+def agent_card(_: Body) -> Body:
+    skill = {"id": "chat", "name": "Chat", "description": "Talks", "tags": ["chat"]}
+    return {
+        "protocolVersion": "0.3.0",
+        "name": "fake-agent",
+        "description": "Talks",
+        "version": "1.0",
+        "url": "http://mock-llm:8081/agent",
+        "preferredTransport": "JSONRPC",
+        "capabilities": {"streaming": False},
+        "defaultInputModes": ["text"],
+        "defaultOutputModes": ["text"],
+        "skills": [skill],
+    }
+
+
+def a2a(body: Body) -> Body:
+    message = {"kind": "message", "messageId": "m-2", "role": "agent", "parts": [{"kind": "text", "text": ANSWER}]}
+    return {"jsonrpc": "2.0", "id": body["id"], "result": message}
+
+
+def mcp(message: Body, told: str) -> Body | None:
+    """The MCP server's answer to one JSON-RPC message; None to a notification."""
+    if "id" not in message:
+        return None
+    answer = {"jsonrpc": "2.0", "id": message["id"]}
+    result = _MCP_RESULTS.get(message["method"])
+    if result is None:
+        return answer | {"error": {"code": -32601, "message": f"no such method: {message['method']}"}}
+    return answer | {"result": result(message.get("params") or {}, told)}
+
+
+def _initialized(params: Body, _: str) -> Body:
+    capabilities: Body = {"tools": {}, "prompts": {}, "resources": {}}
+    server = {"name": "mock-mcp", "version": "1.0"}
+    return {"protocolVersion": params["protocolVersion"], "capabilities": capabilities, "serverInfo": server}
+
+
+def _tools(_: Body, __: str) -> Body:
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    echo = {"name": "echo", "description": "Says its text again", "inputSchema": schema}
+    return {"tools": [echo, {"name": "tell", "description": "Says what it was told to", "inputSchema": schema}]}
+
+
+def _called(params: Body, told: str) -> Body:
+    text = str(params["arguments"].get("text")) if params["name"] == "echo" else told
+    return {"content": [{"type": "text", "text": text}], "isError": False}
+
+
+def _prompts(_: Body, __: str) -> Body:
+    argument = {"name": "text", "required": False}
+    return {"prompts": [{"name": "ask", "description": "A prompt", "arguments": [argument]}]}
+
+
+def _prompt(params: Body, _: str) -> Body:
+    text = str((params.get("arguments") or {}).get("text"))
+    return {"messages": [{"role": "user", "content": {"type": "text", "text": text}}]}
+
+
+def _resources(_: Body, __: str) -> Body:
+    return {"resources": [{"uri": "mock://note", "name": "note", "mimeType": "text/plain"}]}
+
+
+def _resource(params: Body, told: str) -> Body:
+    return {"contents": [{"uri": params["uri"], "mimeType": "text/plain", "text": told}]}
+
+
+_MCP_RESULTS: dict[str, Callable[[Body, str], Body]] = {
+    "initialize": _initialized,
+    "ping": lambda _, __: {},
+    "tools/list": _tools,
+    "tools/call": _called,
+    "prompts/list": _prompts,
+    "prompts/get": _prompt,
+    "resources/list": _resources,
+    "resources/templates/list": lambda _, __: {"resourceTemplates": []},
+    "resources/read": _resource,
+}
+
+
+def assistant(body: Body) -> Body:
+    head = {"id": "asst_mock", "object": "assistant", "created_at": _CREATED, "model": body["model"]}
+    return {**head, "name": None, "description": None, "instructions": None, "tools": [], "metadata": {}}
+
+
+def thread(_: Body) -> Body:
+    return {"id": "thread_mock", "object": "thread", "created_at": _CREATED, "metadata": {}}
+
+
+def thread_message(body: Body) -> Body:
+    text = {"type": "text", "text": {"value": body["content"], "annotations": []}}
+    head = {"id": "msg_mock", "object": "thread.message", "created_at": _CREATED, "thread_id": "thread_mock"}
+    return {**head, "status": "completed", "role": "user", "content": [text], "attachments": [], "metadata": {}}
+
+
+def own_service(_: Body) -> Body:
+    return {"reply": ANSWER}
+
+
+ANSWERS: dict[str, Callable[[Body], Any]] = {
+    "(?:agent/)?\\.well-known/agent(?:-card)?\\.json": agent_card,
+    "agent/?": a2a,
+    "assistants": assistant,
+    "threads": thread,
+    "threads/[^/]+/messages": thread_message,
+    "support/.+": own_service,
+}

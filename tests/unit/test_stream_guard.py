@@ -1,0 +1,688 @@
+"""Streamed answers that are let out only after they were judged."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from akto_guardrails.content import Path, string_leaves
+from akto_guardrails.masking import UnmappableMask
+from akto_guardrails.stream_guard import Window, guarded
+from akto_guardrails.streaming import StreamedAnswer
+
+CARD = re.compile(r"\d{4}-\d{4}")
+Item = Any
+BUFFER = None
+SMALL = Window(characters=40, overlap=12, seconds=60)
+
+
+class Blocked(Exception):
+    """What a judge raises."""
+
+
+class Judge:
+    """Masks what a pattern matches, blocks what another one does, and notes what it was shown."""
+
+    def __init__(self, mask: re.Pattern[str] = CARD, block: str = "FORBIDDEN", token: str = "[CARD]") -> None:
+        self.bodies: list[Any] = []
+        self._mask, self._block, self._token = mask, block, token
+
+    async def __call__(self, body: object) -> Mapping[Path, str]:
+        self.bodies.append(copy.deepcopy(body))
+        await asyncio.sleep(0)
+        leaves = string_leaves(body)
+        if any(self._block in text for text in leaves.values()):
+            raise Blocked
+        masked = {path: self._mask.sub(self._token, text) for path, text in leaves.items()}
+        return {path: text for path, text in masked.items() if text != leaves[path]}
+
+
+async def stream(items: list[Item], failure: Exception | None = None) -> AsyncIterator[Item]:
+    for item in items:
+        yield item
+    if failure is not None:
+        raise failure
+
+
+def released(items: list[Item], judge: Judge, window: Window | None, failure: Exception | None = None) -> list[Item]:
+    """What comes out; a list of one exception at its end when one is raised."""
+    out: list[Item] = []
+
+    async def read() -> None:
+        try:
+            async for item in guarded(stream(items, failure), judge, window):
+                out.append(item)  # noqa: PERF401 - what came before an exception counts
+        except Exception as error:
+            out.append(error)
+
+    before = copy.deepcopy(items)
+    asyncio.run(read())
+    assert items == before, "an item was changed in place"
+    return out
+
+
+def chunk(index: int = 0, finish: str | None = None, **delta: object) -> SimpleNamespace:
+    choice = SimpleNamespace(index=index, finish_reason=finish, delta=SimpleNamespace(**delta))
+    return SimpleNamespace(id="x", object="chat.completion.chunk", model="m", choices=[choice])
+
+
+def event(data: Mapping[str, object]) -> bytes:
+    return f"event: {data.get('type')}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+# The kinds of streams: the items of a text in pieces, and the text that a client reads from items.
+
+
+def chat(parts: list[str]) -> list[Item]:
+    return [chunk(role="assistant", content=""), *(chunk(content=part) for part in parts), chunk(finish="stop")]
+
+
+def chat_text(items: list[Item]) -> str:
+    return "".join(getattr(item.choices[0].delta, "content", None) or "" for item in items)
+
+
+def completion(parts: list[str]) -> list[Item]:
+    return [SimpleNamespace(id="x", choices=[SimpleNamespace(index=0, text=part)]) for part in parts]
+
+
+def completion_text(items: list[Item]) -> str:
+    return "".join(item.choices[0].text for item in items)
+
+
+def arguments(parts: list[str]) -> list[Item]:
+    calls = [SimpleNamespace(index=1, function=SimpleNamespace(name=None, arguments=part)) for part in parts]
+    return [chunk(tool_calls=[call]) for call in calls]
+
+
+def arguments_text(items: list[Item]) -> str:
+    return "".join(item.choices[0].delta.tool_calls[0].function.arguments for item in items)
+
+
+def responses(parts: list[str]) -> list[Item]:
+    place = {"output_index": 0, "content_index": 0, "item_id": "i"}
+    text = "".join(parts)
+    part = {"type": "output_text", "text": text}
+    item = {"type": "message", "id": "i", "content": [part]}
+    events = [
+        {"type": "response.created", "response": {"id": "r", "output": [], "instructions": "the client's"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "content": []}},
+        {"type": "response.content_part.added", "part": {"type": "output_text", "text": ""}, **place},
+        *({"type": "response.output_text.delta", "delta": each, **place} for each in parts),
+        {"type": "response.output_text.done", "text": text, **place},
+        {"type": "response.content_part.done", "part": part, **place},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": {"id": "r", "output": [item], "usage": {"output_tokens": 3}}},
+    ]
+    return [SimpleNamespace(**event) for event in events]
+
+
+def responses_text(items: list[Item]) -> str:
+    texts = {
+        "".join(item.delta for item in items if item.type == "response.output_text.delta"),
+        next(item.text for item in items if item.type == "response.output_text.done"),
+        next(item.part["text"] for item in items if item.type == "response.content_part.done"),
+        next(item.item["content"][0]["text"] for item in items if item.type == "response.output_item.done"),
+        items[-1].response["output"][0]["content"][0]["text"],
+    }
+    assert len(texts) == 1, texts
+    return texts.pop()
+
+
+def anthropic_events(parts: list[str]) -> list[dict[str, Any]]:
+    deltas = [{"type": "text_delta", "text": part} for part in parts]
+    return [
+        {"type": "message_start", "message": {"id": "m", "role": "assistant", "content": [], "model": "c"}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "ping"},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
+        {"type": "message_stop"},
+    ]
+
+
+def cut(raw: bytes, sizes: random.Random) -> list[Item]:
+    parts, start, most = [], 0, sizes.choice((3, 50, 500))
+    while start < len(raw):
+        size = sizes.randint(1, most)
+        parts.append(raw[start : start + size])
+        start += size
+    return parts
+
+
+def anthropic(parts: list[str]) -> list[Item]:
+    return cut(b"".join(map(event, anthropic_events(parts))), random.Random(len(parts)))
+
+
+def data_of(items: list[Item]) -> list[dict[str, Any]]:
+    lines = b"".join(items).decode().splitlines()
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+def anthropic_text(items: list[Item]) -> str:
+    return "".join(data["delta"].get("text", "") for data in data_of(items) if data["type"] == "content_block_delta")
+
+
+def gemini(parts: list[str]) -> list[Item]:
+    chunks = [{"candidates": [{"content": {"parts": [{"text": part}], "role": "model"}}]} for part in parts]
+    raw = b"".join(f"data: {json.dumps(chunk)}\r\n\r\n".encode() for chunk in chunks)
+    return cut(raw, random.Random(len(parts)))
+
+
+def gemini_text(items: list[Item]) -> str:
+    return "".join(data["candidates"][0]["content"]["parts"][0]["text"] for data in data_of(items))
+
+
+Make = Callable[[list[str]], list[Item]]
+Read = Callable[[list[Item]], str]
+KINDS = [
+    pytest.param(chat, chat_text, id="chat"),
+    pytest.param(completion, completion_text, id="completion"),
+    pytest.param(arguments, arguments_text, id="arguments"),
+    pytest.param(responses, responses_text, id="responses"),
+    pytest.param(anthropic, anthropic_text, id="anthropic"),
+    pytest.param(gemini, gemini_text, id="gemini"),
+]
+
+
+def some_text(dice: random.Random, cards: int) -> list[str]:
+    """A text with `cards` of them in pieces of random sizes."""
+    words = [
+        dice.choice(("lorem", "ipsum", "\u00fcber", "12", "\U0001f600", "dolor")) for _ in range(dice.randint(0, 150))
+    ]
+    for _ in range(cards):
+        words.insert(dice.randint(0, len(words)), f"{dice.randint(1000, 9999)}-{dice.randint(1000, 9999)}")
+    text = " ".join(words) or "none"
+    parts, start, most = [], 0, dice.choice((1, 3, 8, 60))
+    while start < len(text):
+        size = dice.randint(1, most)
+        parts.append(text[start : start + size])
+        start += size
+    return parts
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("make", "read"), KINDS)
+def test_what_comes_out_is_the_masked_text(make: Make, read: Read, seed: int) -> None:
+    dice = random.Random(seed)
+    parts = some_text(dice, dice.choice((0, 1, 4, 25)))
+    characters, overlap = dice.randint(1, 200), dice.randint(9, 60)
+    window = dice.choice((BUFFER, Window(characters, overlap, 60), Window(characters, overlap, 0.0)))
+    judge = Judge()
+    out = released(make(parts), judge, window)
+    expected = CARD.sub("[CARD]", "".join(parts))
+    assert not any(isinstance(item, Exception) for item in out), out
+    assert read(out) == expected
+    if window is None:
+        assert len(judge.bodies) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("window", [BUFFER, Window(30, 10, 60), Window(30, 40, 0.0)])
+@pytest.mark.parametrize(("make", "read"), KINDS)
+def test_a_benign_stream_comes_out_as_it_was(make: Make, read: Read, window: Window | None, seed: int) -> None:
+    items = make(some_text(random.Random(seed), 0))
+    out = released(items, Judge(), window)
+    if isinstance(items[0], bytes):
+        assert b"".join(out) == b"".join(items)
+    if window is None or not isinstance(items[0], bytes):
+        assert len(out) == len(items)
+        assert all(one is other for one, other in zip(out, items, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("make", "read"), KINDS)
+def test_nothing_of_a_match_gets_out_before_a_block(make: Make, read: Read, seed: int) -> None:
+    dice = random.Random(seed)
+    parts = [
+        *some_text(dice, 0),
+        *dice.choice((["FORBIDDEN"], ["FORB", "IDDEN"], list("FORBIDDEN"))),
+        *some_text(dice, 0),
+    ]
+    window = Window(dice.randint(1, 60), dice.randint(9, 40), 60)
+    out = released(make(parts), Judge(), window)
+    assert isinstance(out.pop(), Blocked)
+    shown = repr([vars(item) if hasattr(item, "__dict__") else item for item in out])
+    assert "FORB" not in shown
+    assert released(make(parts), Judge(), BUFFER)[0].__class__ is Blocked
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_no_character_comes_out_that_was_not_judged(window: Window | None) -> None:
+    judge = Judge()
+    out = released(chat([f"word{number} " for number in range(200)]), judge, window)
+    seen = [text for body in judge.bodies for text in string_leaves(body).values()]
+    for item in out:
+        text = getattr(item.choices[0].delta, "content", None) or ""
+        assert any(text in each for each in seen)
+    if window is not None:
+        assert all(len(text) <= 70 for text in seen)
+
+
+def test_a_window_is_judged_with_the_text_held_back_before_it() -> None:
+    judge = Judge()
+    released(chat([f"{number:04} " for number in range(40)]), judge, Window(50, 20, 60))
+    texts = [body["choices"][0]["message"]["content"] for body in judge.bodies]
+    assert texts[0] == " ".join(f"{number:04}" for number in range(10)) + " "
+    assert texts[1].startswith("0006 0007 0008 0009 0010")
+    assert texts[-1].endswith("0039 ")
+    assert judge.bodies[1] == {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": texts[1]}}],
+    }
+
+
+@pytest.mark.parametrize(("make", "read"), KINDS)
+def test_in_buffer_mode_the_body_is_the_answer(make: Make, read: Read) -> None:
+    items, judge = make(["Hello ", "you"]), Judge()
+    released(items, judge, BUFFER)
+    answer = StreamedAnswer()
+    for item in items:
+        answer.add(item)
+    recorded: Any = answer.body()
+    if make is responses:
+        assert judge.bodies[0]["output"][0]["content"][0]["text"] == recorded["output"][0]["content"][0]["text"]
+    else:
+        recorded.pop("usage", None)
+        assert judge.bodies == [recorded]
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [chunk(role="assistant", content=""), chunk(finish="stop")],
+        [b": ping\n\n", b"data: [DONE]\n\n"],
+        [event({"type": "ping"}), event({"type": "message_stop"})],
+        [None, 7],
+    ],
+)
+def test_without_text_nobody_is_asked(items: list[Item], window: Window | None) -> None:
+    judge = Judge()
+    assert released(items, judge, window) == items
+    assert judge.bodies == []
+
+
+def test_in_window_mode_what_carries_no_text_does_not_wait() -> None:
+    async def read() -> None:
+        blocked = asyncio.Event()
+
+        async def source() -> AsyncIterator[Item]:
+            yield chunk(role="assistant", content="")
+            await blocked.wait()
+
+        out = guarded(source(), Judge(), SMALL)
+        async with asyncio.timeout(5):
+            assert (await anext(out)).choices[0].delta.role == "assistant"
+        await out.aclose()
+
+    asyncio.run(read())
+
+
+def test_choices_and_kinds_of_text_are_judged_apart() -> None:
+    items = [
+        chunk(0, reasoning_content="1234"),
+        chunk(1, content="-5678"),
+        chunk(0, content="1111-"),
+        chunk(0, reasoning_content="-5678"),
+        chunk(1, content=" 1234-5678"),
+        chunk(0, content="2222"),
+    ]
+    judge = Judge()
+    out = released(items, judge, BUFFER)
+    assert judge.bodies[0]["choices"] == [
+        {"index": 0, "message": {"role": "assistant", "reasoning_content": "1234-5678", "content": "1111-2222"}},
+        {"index": 1, "message": {"role": "assistant", "content": "-5678 1234-5678"}},
+    ]
+    texts = [[text for key, text in vars(item.choices[0].delta).items()] for item in out]
+    assert texts == [["[CARD]"], ["-5678"], ["[CARD]"], [""], [" [CARD]"], [""]]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_text_of_several_choices_comes_out_masked_however_it_alternates(seed: int) -> None:
+    dice = random.Random(seed)
+    queues = [some_text(dice, dice.choice((0, 2, 9))) for _ in range(3)]
+    expected = [CARD.sub("[CARD]", "".join(queue)) for queue in queues]
+    items = []
+    while any(queues):
+        index = dice.choice([number for number, queue in enumerate(queues) if queue])
+        taken = dice.choice((1, 1, 5))
+        items += [chunk(index, content=part) for part in queues[index][:taken]]
+        del queues[index][:taken]
+    out = released(items, Judge(), Window(dice.randint(1, 150), dice.randint(40, 80), 60))
+    if isinstance(out[-1], UnmappableMask):
+        return  # text went on in a choice that had been quiet for so long that it was all out
+    texts = [chat_text([item for item in out if item.choices[0].index == index]) for index in range(3)]
+    assert texts == expected
+
+
+def test_a_match_with_text_that_is_out_blocks_the_rest() -> None:
+    items = [chunk(reasoning_content="1234-"), *(chunk(content="lorem ") for _ in range(20))]
+    judge = Judge()
+    out = released([*items, chunk(reasoning_content="5678")], judge, SMALL)
+    assert isinstance(out[-1], UnmappableMask)
+    assert "5678" not in repr(out[:-1])
+    out = released([*items, chunk(reasoning_content="fine, and 1234-5678")], judge, SMALL)
+    assert out[-1].choices[0].delta.reasoning_content == "fine, and [CARD]"
+
+
+def test_what_stands_before_masked_text_is_held_with_it() -> None:
+    secret = re.compile(r"(?<=secret: )\w+|(?<=secret: \[X\] )\w+")
+    parts = [*("lorem " * 6), "secret: ", "abcdef ", "fedcba ", *("ipsum " * 20)]
+    for characters in range(1, 80):
+        out = released(chat(parts), Judge(mask=secret, token="[X]"), Window(characters, 12, 60))
+        assert chat_text(out).count("abcdef") == 0
+
+
+def test_masks_without_end_do_not_make_a_check_of_every_item() -> None:
+    parts = ["1234-5678 "] * 2_000
+    judge = Judge()
+    out = released(chat(parts), judge, Window(100, 50, 60))
+    assert chat_text(out) == "[CARD] " * 2_000
+    assert len(judge.bodies) < 20
+    assert sum(len(str(body)) for body in judge.bodies) < 5 * len("".join(parts))
+
+
+def test_tool_input_stands_as_an_object_and_goes_back_as_text() -> None:
+    parts = ['{"q": "1234-', '5678", "n": [1, "x', '"], "url": "y"}']
+    events = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f", "input": {}}},
+        *({"type": "content_block_delta", "index": 0, "delta": {"partial_json": part}} for part in parts),
+    ]
+    judge = Judge()
+    out = released([b"".join(map(event, events))], judge, BUFFER)
+    block = {"type": "tool_use", "name": "f", "input": {"q": "1234-5678", "n": [1, "x"], "url": "y"}}
+    assert judge.bodies == [{"content": [block]}]
+    text = "".join(data["delta"]["partial_json"] for data in data_of(out)[1:])
+    assert json.loads(text) == {"q": "[CARD]", "n": [1, "x"], "url": "y"}
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_text_that_only_the_final_event_has_is_judged(window: Window | None) -> None:
+    def final(text: str) -> list[Item]:
+        output = [{"type": "message", "content": [{"type": "output_text", "text": text}]}]
+        return [SimpleNamespace(type="response.completed", response={"id": "r", "output": output})]
+
+    judge = Judge()
+    (out,) = released(final("a 1234-5678"), judge, window)
+    assert out.response["output"][0]["content"][0]["text"] == "a [CARD]"
+    content = [{"type": "output_text", "text": "a 1234-5678"}]
+    assert judge.bodies == [{"id": "r", "output": [{"type": "message", "content": content}]}]
+    assert isinstance(released(final("FORBIDDEN"), Judge(), window)[0], Blocked)
+    # It says more than what was streamed.
+    started = SimpleNamespace(type="response.output_text.delta", delta="a ", output_index=0, content_index=0)
+    out = released([started, *final("a FORBIDDEN")], Judge(), window)
+    assert isinstance(out[-1], Blocked)
+    assert "FORBIDDEN" not in repr(out[:-1])
+    out = released([started, *final("a 1234-5678")], Judge(), window)
+    assert out[1].response["output"][0]["content"][0]["text"] == "a [CARD]"
+
+
+def test_a_repeat_at_another_place_is_known_by_its_text() -> None:
+    items = responses(["1234-", "5678 and more"])
+    for item in items:
+        if item.type == "response.output_text.delta":
+            item.output_index = 3
+    judge = Judge()
+    assert responses_text(released(items, judge, BUFFER)) == "[CARD] and more"
+    assert len(string_leaves(judge.bodies[0]["output"])) == 1
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+@pytest.mark.parametrize(
+    "item",
+    [
+        SimpleNamespace(type="response.brand_new", note="1234-5678"),
+        SimpleNamespace(note=[SimpleNamespace(inner="1234-5678")]),
+        {"type": "whatever", "deep": {"er": ["1234-5678"]}},
+        event({"type": "brand_new", "text": "1234-5678"}),
+        b"data: 1234-5678\n\n",
+        b"1234-5678",
+        "1234-5678",
+        'data: {"error": {"message": "1234-5678"}}\n\n',
+    ],
+)
+def test_unknown_items_are_judged_and_masked_too(item: Item, window: Window | None) -> None:
+    judge = Judge()
+    (out,) = released([item], judge, window)
+    assert judge.bodies == [{"events": ["1234-5678"]}]
+    assert type(out) is type(item)
+    assert "1234-5678" not in str(out)
+    assert "[CARD]" in str(out)
+
+
+def test_what_is_said_again_and_again_is_judged_once() -> None:
+    items = [chunk(content="word ") for _ in range(50)]
+    for item in items:
+        item.citations = ["http://1234-5678", "http://b"]
+    judge = Judge()
+    out = released(items, judge, SMALL)
+    assert [body.get("events") for body in judge.bodies][:2] == [["http://1234-5678", "http://b"], None]
+    assert all(item.citations == ["http://[CARD]", "http://b"] for item in out)
+
+
+@pytest.mark.parametrize("path", [("choices", 0, "message", "role"), ("id",), ("no", "such"), ("choices",)])
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_a_mask_of_what_is_no_text_is_refused(path: Path, window: Window | None) -> None:
+    async def judge(body: object) -> Mapping[Path, str]:
+        return {path: "x"}
+
+    out = released(chat(["Hello"]), judge, window)  # type: ignore[arg-type]
+    assert isinstance(out[-1], UnmappableMask)
+    assert "Hello" not in repr(out)
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_when_the_stream_breaks_its_text_so_far_is_judged_first(window: Window | None) -> None:
+    failure = ValueError("upstream")
+    out = released(chat(["a 1234-", "5678"]), Judge(), window, failure)
+    assert out[-1] is failure
+    assert chat_text(out[:-1]) == "a [CARD]"
+    out = released(chat(["FORBIDDEN"]), Judge(), window, failure)
+    assert isinstance(out[-1], Blocked)
+    assert "FORBIDDEN" not in repr(out[:-1])
+    raw = released([b'data: {"a": "FORB', b"IDDEN"], Judge(), window, failure)
+    assert [type(item) for item in raw] == [Blocked]
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_an_item_that_cannot_be_read_does_not_get_out(window: Window | None) -> None:
+    deep: Any = "x"
+    for _ in range(5_000):
+        deep = [deep]
+    out: list[Item] = []
+
+    async def read() -> None:
+        async for item in guarded(stream([chunk(content="a"), {"deep": deep}]), Judge(), window):
+            out.append(item)  # noqa: PERF401 - what came before an exception counts
+
+    with pytest.raises(RecursionError):
+        asyncio.run(read())
+    assert out == []
+
+
+def test_slow_text_is_judged_in_time_and_its_end_is_held() -> None:
+    async def read() -> tuple[float, float, list[Item]]:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+
+        async def source() -> AsyncIterator[Item]:
+            for number in range(6):
+                yield chunk(content=f"word{number} ")
+            await asyncio.sleep(0.5)
+            yield chunk(content="end")
+
+        out, times = [], []
+        async for item in guarded(source(), judge, Window(1_000, 10, 0.1)):
+            times.append(clock() - started)
+            out.append(item)
+        return times[0], times[-1], out
+
+    judge = Judge()
+    first, last, out = asyncio.run(read())
+    assert 0.09 < first < 0.4
+    assert last >= 0.5
+    assert len(out) == 7
+    assert len(judge.bodies) == 2
+    assert judge.bodies[1]["choices"][0]["message"]["content"] == "word4 word5 end"
+
+
+def test_time_alone_asks_nobody_when_nothing_could_be_released() -> None:
+    async def source() -> AsyncIterator[Item]:
+        yield chunk(content="short")
+        await asyncio.sleep(0.2)
+        yield chunk(content=" text")
+
+    async def read() -> int:
+        return len([item async for item in guarded(source(), judge, Window(1_000, 100, 0.02))])
+
+    judge = Judge()
+    assert asyncio.run(read()) == 2
+    assert len(judge.bodies) == 1
+
+
+@pytest.mark.parametrize(("window", "how"), [(BUFFER, "cancel"), (SMALL, "cancel"), (SMALL, "close")])
+def test_when_the_client_leaves_the_stream_is_closed(window: Window | None, how: str) -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[Item]:
+        try:
+            yield chunk(role="assistant", content="")
+            yield chunk(content="text " * 20)
+            yield chunk(content="text " * 20)
+            await asyncio.sleep(60)
+        finally:
+            closed.append(True)
+
+    async def read() -> None:
+        out = guarded(source(), Judge(), window)
+        reading = asyncio.create_task(take(out, 1 if how == "close" else 1_000))
+        await asyncio.sleep(0.05)
+        if how == "cancel":
+            reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await out.aclose()
+        assert closed == [True]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    async def take(out: AsyncIterator[Item], count: int) -> None:
+        while count:
+            await anext(out)
+            count -= 1
+
+    asyncio.run(read())
+
+
+def test_a_block_closes_the_stream() -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[Item]:
+        try:
+            for _ in range(1_000):
+                yield chunk(content="FORBIDDEN ")
+                await asyncio.sleep(0)
+        finally:
+            closed.append(True)
+
+    async def read() -> None:
+        with pytest.raises(Blocked):
+            async for _ in guarded(source(), Judge(), SMALL):
+                pass
+        assert closed == [True]
+
+    asyncio.run(read())
+
+
+def test_a_stream_that_is_cancelled_from_within_ends_the_reading() -> None:
+    async def source() -> AsyncIterator[Item]:
+        yield chunk(content="a")
+        raise asyncio.CancelledError
+
+    async def read() -> None:
+        async for _ in guarded(source(), Judge(), SMALL):
+            pass
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(read(), 5))
+
+
+def test_a_slow_client_keeps_the_stream_from_being_read_far_ahead() -> None:
+    made = 0
+
+    async def source() -> AsyncIterator[Item]:
+        nonlocal made
+        for _ in range(10_000):
+            made += 1
+            yield chunk(content="word ")
+
+    async def read() -> None:
+        out = guarded(source(), Judge(), SMALL)
+        await anext(out)
+        await asyncio.sleep(0.05)
+        assert made < 300
+        await out.aclose()
+
+    asyncio.run(read())
+
+
+def test_items_of_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    utils = pytest.importorskip("litellm.types.utils")
+    openai = pytest.importorskip("litellm.types.llms.openai")
+
+    def made(text: str) -> Any:
+        delta = utils.Delta(role="assistant", content=text, reasoning_content="hm")
+        item = utils.ModelResponseStream(id="x", choices=[utils.StreamingChoices(index=0, delta=delta)])
+        item._hidden_params = {"model_id": "m", "lock": asyncio.Lock()}
+        return item
+
+    items = [made("1234-"), made("5678"), made(" end")]
+    plain = [item.model_dump() for item in items]
+
+    async def read(source: list[Item], judge: Judge) -> list[Item]:
+        return [item async for item in guarded(stream(source), judge, SMALL)]
+
+    out = asyncio.run(read(items, Judge()))
+    assert [item.choices[0].delta.content for item in out] == ["[CARD]", "", " end"]
+    assert [item.model_dump() for item in items] == plain
+    assert out[2] is items[2]
+    assert out[0]._hidden_params is not None
+    assert '"content":"[CARD]"' in out[0].model_dump_json(exclude_none=True, exclude_unset=True)
+
+    kinds = openai.ResponsesAPIStreamEvents
+    output = [
+        {
+            "type": "message",
+            "id": "i",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "1234-5678", "annotations": []}],
+        }
+    ]
+    response = openai.ResponsesAPIResponse(id="r", created_at=1, output=output, instructions="1234-5678")
+    place = {"item_id": "i", "output_index": 0, "content_index": 0}
+    events = [
+        openai.OutputTextDeltaEvent(type=kinds.OUTPUT_TEXT_DELTA, delta="1234-", **place),
+        openai.OutputTextDeltaEvent(type=kinds.OUTPUT_TEXT_DELTA, delta="5678", **place),
+        openai.OutputTextDoneEvent(type=kinds.OUTPUT_TEXT_DONE, text="1234-5678", **place),
+        openai.GenericEvent(type="response.new", note="1234-5678"),
+        openai.ResponseCompletedEvent(type=kinds.RESPONSE_COMPLETED, response=response),
+    ]
+    judge = Judge()
+    changed = asyncio.run(read(events, judge))
+    assert [changed[0].delta, changed[1].delta, changed[2].text, changed[3].note] == ["[CARD]", "", "[CARD]", "[CARD]"]
+    assert "[CARD]" in changed[4].model_dump_json(exclude_none=True, exclude_unset=True)
+    assert changed[4].response.output[0].content[0].text == "[CARD]"
+    assert events[4].response.output[0].content[0].text == "1234-5678"
+    assert judge.bodies[0]["output"][0]["content"][0]["text"] == "1234-5678"
