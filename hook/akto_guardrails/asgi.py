@@ -80,7 +80,7 @@ async def _refuse(request: ClientRequest, family: str, send: Send) -> None:
     body: dict[str, object]
     error: dict[str, object] = {"message": UNCHECKED_REFUSED, "type": "permission_error"}
     if family == MCP:
-        body: dict[str, object] = {
+        body = {
             "jsonrpc": "2.0",
             "id": None,
             "error": {"code": -32000, "message": UNCHECKED_REFUSED},

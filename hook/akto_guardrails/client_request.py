@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClientRequest:
     """One request, or one WebSocket connection, as it came in.
 
-    `path` is without the root path, the names in `headers` are in lower case.
+    `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
+    the connection is checked before LiteLLM reads it.
     """
 
     is_websocket: bool
@@ -24,6 +25,7 @@ class ClientRequest:
     path: str
     headers: Mapping[str, str]
     address: str
+    has_guarded_turns: bool = False
 
     @property
     def has_json(self) -> bool:

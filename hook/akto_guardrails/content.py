@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import orjson
+
 from akto_guardrails.omissions import is_credential_name, without_credentials, without_media
 
 Path = tuple[str | int, ...]
@@ -130,7 +132,19 @@ def answer_body(answer: object) -> object:
     if isinstance(answer, dict):
         return {key: value for key, value in answer.items() if not str(key).startswith("_")}
     dump = getattr(answer, "model_dump", None)
-    return dump(exclude_none=True) if callable(dump) else answer
+    return dump(exclude_none=True) if callable(dump) else _plain(answer)
+
+
+def _plain(answer: object) -> object:
+    """The body of an HTTP answer, which is what LiteLLM gives out on routes that it passes on to a provider."""
+    content = getattr(answer, "text", None) if hasattr(answer, "status_code") else None
+    if not isinstance(content, str):
+        return answer
+    try:
+        parsed: object = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content
+    return parsed
 
 
 def string_leaves(value: object) -> dict[Path, str]:
@@ -187,7 +201,9 @@ def newest_turn_of(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[
     """
     for key in ("messages", "input", "contents"):
         turns = content.get(key)
-        start = _start_of_newest_turn(turns) if isinstance(turns, list) else None
+        if not isinstance(turns, list):
+            continue
+        start = _start_of_newest_turn(turns)
         if start is not None:
             part = {name: value for name, value in content.items() if name not in _SCAFFOLDING}
             return part | {key: turns[start:]}, {key: start}

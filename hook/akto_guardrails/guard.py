@@ -14,18 +14,18 @@ import orjson
 from akto_guardrails.akto import AktoClient
 from akto_guardrails.asgi import UNCHECKED_REFUSED
 from akto_guardrails.checker import Checker, Judgement
-from akto_guardrails.client_request import ClientRequest, current_request
+from akto_guardrails.client_request import current_request
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tags_of, tool_tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
-from akto_guardrails.identity import Identity, KeyHolder, call_id_of, identity_of, key_in_metadata, what_the_client_says
+from akto_guardrails.identity import Identity, KeyHolder, identity_of, key_in_metadata, what_the_client_says
 from akto_guardrails.journal import Journal
 from akto_guardrails.masking import UnmappableMask, apply_mask
 from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.settings import Settings
-from akto_guardrails.subject import MCP_CALL, MCP_LIST, PASS_THROUGH, Subject, masked_call, subject_of
+from akto_guardrails.subject import MCP_CALL, MCP_LIST, PASS_THROUGH, Subject, body_subject, subject_of
 from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
 from akto_guardrails.unchecked import BODY, FILE
 from akto_guardrails.unseen import unseen_part
@@ -39,7 +39,9 @@ _TOO_DEEP: Final = {"x-akto-truncated": "nested too deeply to be read"}
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
 
 # Calls of LiteLLM that carry names and ids, and no text for a model.
-_ADMINISTRATION: Final = frozenset({"acreate_file", "acreate_batch", "acreate_fine_tuning_job"})
+_ADMINISTRATION: Final = frozenset({"_arealtime", "acreate_batch", "acreate_file", "acreate_fine_tuning_job"})
+# Entries of a WebSocket message that say what it is.
+_EVENT_NAMES: Final = frozenset({"event_id", "type"})
 # Answers in which a model or a tool speaks.
 _SPOKEN: Final = frozenset(
     {
@@ -101,13 +103,12 @@ class Guard:
         self._journal.unchecked_route(family)
         return self._settings.unchecked_routes == "allow"
 
-    async def check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> dict[str, Any] | None:
+    async def check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         """Checks a request before its model call, and masks text in `data` where Akto says so.
 
-        Gives what the hook has to return for the mask of a tool call, else None. Raises `Refusal`. Whatever goes
-        wrong in here is not a verdict, and `UNREACHABLE_FALLBACK` decides.
+        Raises `Refusal`. Whatever goes wrong in here is not a verdict, and `UNREACHABLE_FALLBACK` decides.
         """
-        return await self._or_fallback(self._check_request(data, key, call_type), data, key, call_type)
+        await self._or_fallback(self._check_request(data, key, call_type), data, key, call_type)
 
     async def check_attempt(self, kwargs: dict[str, Any], call_type: str) -> None:
         """The second gate: checks what a call of a model carries beyond what `check_request` has seen.
@@ -117,22 +118,18 @@ class Guard:
         key = key_in_metadata(kwargs)
         await self._or_fallback(self._check_attempt(kwargs, key, call_type), kwargs, key, call_type)
 
-    async def _or_fallback(
-        self, check: Awaitable[dict[str, Any] | None], data: dict[str, Any], key: KeyHolder, call_type: str
-    ) -> dict[str, Any] | None:
+    async def _or_fallback(self, check: Awaitable[None], data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         try:
             try:
-                return await check
+                await check
             except RecursionError:
                 self._refuse_too_deep(data, key, call_type)
-                return None
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of the guard must neither open the gate unseen nor break the proxy
             self._journal.internal_error(error)
             if self._settings.sync_mode and self._settings.fail_closed:
                 raise Refusal(503, _UNAVAILABLE, judged=False) from None
-            return None
 
     def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         """Text nested so deeply that it cannot be walked is text hidden from the check."""
@@ -142,13 +139,11 @@ class Guard:
             self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
         self._open.add(exchange)
 
-    async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> dict[str, Any] | None:
+    async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         self._refuse_unshown(data, call_type)
-        if call_type in _ADMINISTRATION:
-            return None
-        subject = subject_of(data, call_type)
+        subject = None if call_type in _ADMINISTRATION else subject_of(data, call_type)
         if subject is None:
-            return None
+            return
         earlier = self._earlier_attempt(subject.content)
         exchange = self._exchange(data, subject, key, call_type, None if earlier is None else earlier.key)
         exchange = await self._judged(exchange, subject, earlier)
@@ -157,19 +152,40 @@ class Guard:
             self._record(exchange, None, 200)
         elif call_type != MCP_LIST:
             self._add(exchange, earlier)
-        is_masked = exchange.judgement is not None and bool(exchange.judgement.changes)
-        return masked_call(subject, data, call_type) if is_masked else None
+
+    async def check_turn(
+        self, event: dict[str, Any], data: dict[str, Any], key: KeyHolder, call_type: str
+    ) -> Key | None:
+        """Checks a message on a WebSocket whose pre-call hook was given `data`; masks text in `event`.
+
+        Gives the mark of its exchange, None when there is nothing to check. Raises `Refusal`.
+        """
+        opened: list[Exchange] = []
+
+        async def check() -> None:
+            subject = body_subject({name: value for name, value in event.items() if name not in _EVENT_NAMES})
+            if subject is None:
+                return
+            exchange = await self._judged(self._exchange(data, subject, key, call_type, None), subject, None)
+            event.update(subject.target)
+            self._add(exchange, None)
+            opened.append(exchange)
+
+        await self._or_fallback(check(), data, key, call_type)
+        return opened[0].key if opened else None
 
     async def _check_attempt(self, kwargs: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         request = current_request()
         # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
         if request is None or request.path.startswith("/health") or call_type in (MCP_CALL, MCP_LIST):
             return
+        if request.is_websocket and request.has_guarded_turns:
+            return
         subject = subject_of(kwargs, call_type)
         if subject is None:
             return
         latest = _latest.get()
-        if latest is None or _is_new_turn(request, latest, kwargs):
+        if latest is None:
             exchange = replace(self._exchange(kwargs, subject, key, call_type, None), at_gate=True)
             exchange = await self._judged(exchange, subject, None)
             _latest.set(exchange)
@@ -256,6 +272,8 @@ class Guard:
             if judgement.changes and exchange.identity.route.startswith(_SIGNED):
                 raise UnmappableMask("LiteLLM sends the body of this route as it was signed")
             apply_mask(subject.target, subject.content, judgement.changes)
+            if judgement.changes and subject.hand_back is not None:
+                subject.hand_back(subject.target)
         except UnmappableMask as error:
             self._journal.unmappable(exchange, error)
             self._refuse(exchange, Refusal(403, _blocked_message(_UNMAPPABLE), judged=True))
@@ -350,7 +368,11 @@ class Guard:
 
     def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
-        exchange = self._open.take(key_of(data))
+        self.finished_exchange(key_of(data), answer, status)
+
+    def finished_exchange(self, key: Key, answer: object, status: int) -> None:
+        """The same for the exchange with this mark."""
+        exchange = self._open.take(key)
         if exchange is None:
             return
         self._record(exchange, answer, status)
@@ -424,11 +446,6 @@ class Guard:
     def note_internal_error(self, error: BaseException) -> None:
         """Counts and logs a bug of the guard outside a check. The message stays out: it may quote content."""
         self._journal.internal_error(error)
-
-
-def _is_new_turn(request: ClientRequest, latest: Exchange, kwargs: Mapping[str, object]) -> bool:
-    """Whether a call belongs to another turn of a WebSocket than the one checked last."""
-    return request.is_websocket and call_id_of(kwargs) != latest.identity.call_id
 
 
 def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:

@@ -11,15 +11,19 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Final
 
+from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 
+from akto_guardrails.client_request import current_request
 from akto_guardrails.content import Path, answer_body
+from akto_guardrails.exchange import Key
 from akto_guardrails.guard import Guard, Refusal
 from akto_guardrails.identity import KeyHolder
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
 from akto_guardrails.settings import Settings
+from akto_guardrails.socket_guard import GuardedSocket, RefusedTurn
 from akto_guardrails.stream_guard import Window, guarded
 from akto_guardrails.streaming import StreamedAnswer
 
@@ -27,6 +31,10 @@ GUARDRAIL_NAME: Final = "akto"
 
 # Routes on which LiteLLM calls no hook with the answer; there the record is made from the log event.
 _ANSWER_ONLY_IN_LOG: Final = frozenset({"aspeech", "transcription", "moderation", "rerank", "pass_through_endpoint"})
+
+_RESPONSES_SOCKET: Final = "_aresponses_websocket"
+# Routes on which LiteLLM turns only FastAPI's own exception into the right status.
+_PLAIN_ERRORS: Final = frozenset({"asend_message", "call_mcp_tool"})
 
 _CLIENT_LEFT: Final = 499
 _KEEP_ALIVE_SECONDS: Final = 15.0
@@ -54,11 +62,16 @@ class GuardrailsHandler(CustomLogger):
         cache: object,
         data: dict[str, Any],
         call_type: str,
-    ) -> dict[str, Any] | None:
+    ) -> None:
         """Checks the request; raises the exception that LiteLLM turns into an error in the client's own format."""
+        if call_type == _RESPONSES_SOCKET and "websocket" in data:
+            self._guard_turns(user_api_key_dict, data, call_type)
+            return
         try:
-            return await self._guard.check_request(data, user_api_key_dict, call_type)
+            await self._guard.check_request(data, user_api_key_dict, call_type)
         except Refusal as refusal:
+            if call_type in _PLAIN_ERRORS:
+                raise HTTPException(refusal.status, refusal.message) from None
             raise _for_litellm(refusal) from None
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> None:
@@ -69,7 +82,7 @@ class GuardrailsHandler(CustomLogger):
         try:
             await self._guard.check_attempt(kwargs, str(getattr(call_type, "value", call_type)))
         except Refusal as refusal:
-            raise _for_litellm(refusal) from None
+            raise HTTPException(refusal.status, refusal.message) from None
 
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: KeyHolder, response: object
@@ -190,6 +203,27 @@ class GuardrailsHandler(CustomLogger):
         except RecursionError:
             # Text nested so deeply that it cannot be walked is text hidden from the check.
             raise self._refusal_of_mask(data, latest, UnmappableMask("the answer is nested too deeply")) from None
+
+    def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
+        """Has every message on a WebSocket checked, the first one too, which came before this hook."""
+        open_turn: Key | None = None
+
+        async def check(event: dict[str, Any]) -> None:
+            nonlocal open_turn
+            try:
+                open_turn = await self._guard.check_turn(event, data, key, call_type) or open_turn
+            except Refusal as refusal:
+                raise RefusedTurn(refusal.message) from None
+
+        def answered(event: dict[str, Any] | None) -> None:
+            if open_turn is not None:
+                body, status = (None, _CLIENT_LEFT) if event is None else (event.get("response", event), 200)
+                self._guard.finished_exchange(open_turn, body, 500 if event and event["type"] == "error" else status)
+
+        data["websocket"] = GuardedSocket(data["websocket"], data.pop("first_message", None), check, answered)
+        request = current_request()
+        if request is not None:
+            request.has_guarded_turns = True
 
     def _refusal_of_mask(self, data: Mapping[str, object], body: object, error: UnmappableMask) -> Refusal:
         return self._guard.refusal_of_answer_mask(data, body, error)

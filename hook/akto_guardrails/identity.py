@@ -123,8 +123,10 @@ def route_of(data: Mapping[str, object], key: KeyHolder, request: ClientRequest 
     """The LiteLLM route that was called, such as `/v1/chat/completions`."""
     routes = [_string(key.request_route)]
     routes += [_string(bucket.get("user_api_key_request_route")) for bucket in _metadata_buckets(data)]
-    routes.append("" if request is None else request.path)
-    return next(filter(None, routes), "/v1/chat/completions")
+    called = "" if request is None else request.path
+    route = next(filter(None, (*routes, called)), "/v1/chat/completions")
+    # LiteLLM takes the last part of `/v1/responses/compact` for the id of a response.
+    return called if "{" in route and called.endswith("/compact") else route
 
 
 def _collection(data: Mapping[str, object], key: KeyHolder, trust_client_agent_name: bool) -> str | None:

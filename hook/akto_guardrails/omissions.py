@@ -44,6 +44,11 @@ def without_credentials(key: str, value: Any) -> Any:
     return _blanked(value) if key == "extra_body" else value
 
 
+def note_on_bytes(value: bytes | bytearray) -> str:
+    """What stands in the checked text for bytes that are no text."""
+    return f"[binary: {len(value)} bytes left out]"
+
+
 def without_media(value: Any, *, in_media: bool = False) -> Any:
     """`value` with base64 media replaced by a note of its length; the same object when there is none.
 
@@ -51,6 +56,11 @@ def without_media(value: Any, *, in_media: bool = False) -> Any:
     """
     if isinstance(value, list):
         return _mapped(value, lambda item: without_media(item, in_media=in_media))
+    if isinstance(value, (bytes, bytearray)):
+        return note_on_bytes(value)
+    if hasattr(value, "read"):
+        # An uploaded file; on routes with pictures or sound LiteLLM opens them for the call.
+        return "[file left out]"
     if not isinstance(value, dict) or str(value.get("type")).endswith("tool_use"):
         # A tool's input is text whatever it looks like.
         return value

@@ -9,9 +9,9 @@ of up to about `_OVERLAP` characters is seen whole wherever it stands.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from akto_guardrails.content import Path, is_naming
 from akto_guardrails.envelope import LONGEST_STRING, payload_of
@@ -19,6 +19,7 @@ from akto_guardrails.json_text import json_length, json_text
 from akto_guardrails.masking import UnmappableMask, masked_strings
 
 _TEXT: Final = "text"
+_NUMBERS: Final = frozenset({int, float})
 _OVERLAP: Final = 1_000
 # Long strings are measured and cut in steps of so many characters, each of which JSON writes as six at most.
 _BLOCK: Final = 512
@@ -29,8 +30,7 @@ _AROUND: Final = 24
 _EDGE: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """The part from `start` to `end` of the string `whole`, which stands at `path` in the content.
 
     `path` is None for what no mask may change: the name of a field, a number.
@@ -110,6 +110,10 @@ def _collect(value: object, path: Path, into: list[tuple[Path | None, str]]) -> 
             into.append((None, str(key)))
             _collect(child, (*path, key), into)
     elif isinstance(value, (list, tuple)):
+        if value and _NUMBERS.issuperset(map(type, value)):
+            # A prompt in tokens: very many, and one string does for all.
+            into.append((None, json_text(value)))
+            return
         for index, child in enumerate(value):
             _collect(child, (*path, index), into)
     elif value is not None and not isinstance(value, bool):
@@ -118,6 +122,8 @@ def _collect(value: object, path: Path, into: list[tuple[Path | None, str]]) -> 
 
 def _cost(text: str) -> int:
     """What `text` takes in a JSON array: itself, escaped, with quotes and a comma."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return len(text) + 3
     return json_length(json_text(text)) + 1
 
 
@@ -176,7 +182,7 @@ class _Packer:
             length = piece.end - piece.start + 3
             if length > left:
                 if left >= 8 * _AROUND:
-                    last.append(replace(piece, start=piece.end - left + 3))
+                    last.append(piece._replace(start=piece.end - left + 3))
                 break
             last.append(piece)
             left -= length

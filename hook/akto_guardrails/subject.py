@@ -3,70 +3,105 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from akto_guardrails.content import content_of
+from akto_guardrails.omissions import note_on_bytes
 
 # LiteLLM's call types (1.106.2) whose dictionary is not the client's body plus LiteLLM's own entries.
 PASS_THROUGH: Final = "pass_through_endpoint"  # noqa: S105 - the client's body and nothing else
 ROUTED_PASS_THROUGH: Final = "allm_passthrough_route"  # noqa: S105 - the client's body under `json`
 MCP_CALL: Final = "call_mcp_tool"
 MCP_LIST: Final = "list_mcp_tools"  # one tool of a catalog at a time
+RAG_INGEST: Final = "aingest"  # a document under `file_data`
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """`content` is checked; the places of its strings lead into `target` too.
 
-    `passed_through`: the target is the client's body. `bare`: sent without `{"body": ...}`.
+    `passed_through`: the target is the client's body. `bare`: sent without `{"body": ...}`. `hand_back` gives a masked
+    target to LiteLLM, where writing into it is not enough.
     """
 
     content: dict[str, Any]
     target: dict[str, Any]
     passed_through: bool = False
     bare: bool = False
+    hand_back: Callable[[dict[str, Any]], None] | None = None
 
     def masked_content(self) -> dict[str, Any]:
         """`content` once more, after masks were applied to the target."""
-        again = self.target if self.bare else content_of(self.target, passed_through=self.passed_through) or {}
+        again = self.target if self.hand_back else content_of(self.target, passed_through=self.passed_through) or {}
         return {key: value for key, value in again.items() if key in self.content}
 
 
 def subject_of(data: dict[str, Any], call_type: str) -> Subject | None:
     """The subject in a hook's dictionary; None when there is nothing in it to check."""
     if call_type in (MCP_CALL, MCP_LIST):
-        return _mcp_subject(data, call_type)
-    body = data.get("json") if call_type == ROUTED_PASS_THROUGH else None
-    target = body if isinstance(body, dict) else data
-    passed_through = call_type == PASS_THROUGH or target is body
-    content = content_of(target, passed_through=passed_through)
-    return None if content is None else Subject(content, target, passed_through)
+        return _mcp_call(data) if call_type == MCP_CALL else _mcp_tool(data)
+    if call_type == RAG_INGEST:
+        return _document(data)
+    if call_type == ROUTED_PASS_THROUGH and isinstance(data.get("json"), dict):
+        return body_subject(data["json"])
+    if call_type == PASS_THROUGH:
+        return body_subject(data)
+    content = content_of(data)
+    return None if content is None else Subject(content, data)
 
 
-def _mcp_subject(data: Mapping[str, Any], call_type: str) -> Subject | None:
-    """A tool call as JSON-RPC, a catalog's tool as its definition: the forms Akto knows (protocol reference, 3.4).
+def body_subject(body: dict[str, Any]) -> Subject | None:
+    """The subject in a client's body itself."""
+    content = content_of(body, passed_through=True)
+    return None if content is None else Subject(content, body, passed_through=True)
+
+
+def _mcp_call(data: dict[str, Any]) -> Subject | None:
+    """A tool call in the form Akto knows, JSON-RPC (protocol reference, 3.4).
 
     LiteLLM's REST route for tool calls runs the hooks twice, first without `mcp_tool_name`: nothing to check then.
+    Masked arguments are taken from `modified_arguments` alone.
     """
-    name = data.get("mcp_tool_name")
-    if not isinstance(name, str):
+    if not isinstance(data.get("mcp_tool_name"), str):
         return None
-    if call_type == MCP_LIST:
-        description, schema = data.get("mcp_tool_description"), data.get("mcp_input_schema")
-        content: dict[str, Any] = {"tools": [{"name": name, "description": description, "inputSchema": schema}]}
-    else:
-        params = {"name": name, "arguments": data.get("mcp_arguments") or {}}
-        content = {"jsonrpc": "2.0", "method": "tools/call", "params": params, "id": 1}
-    return Subject(content, copy.deepcopy(content), bare=True)
+    params = {"name": data["mcp_tool_name"], "arguments": data.get("mcp_arguments") or {}}
+    content = {"jsonrpc": "2.0", "method": "tools/call", "params": params, "id": 1}
+
+    def hand_back(masked: dict[str, Any]) -> None:
+        data["modified_arguments"] = masked["params"]["arguments"]
+
+    return Subject(content, copy.deepcopy(content), bare=True, hand_back=hand_back)
 
 
-def masked_call(subject: Subject, data: dict[str, Any], call_type: str) -> dict[str, Any] | None:
-    """Hands a masked MCP subject back to LiteLLM, which takes arguments of a call only as the hook's result."""
-    if call_type == MCP_CALL:
-        return {"modified_arguments": subject.target["params"]["arguments"]}
-    if call_type == MCP_LIST:
-        (tool,) = subject.target["tools"]
-        data.update(mcp_tool_description=tool["description"], mcp_input_schema=tool["inputSchema"])
-    return None
+def _mcp_tool(data: dict[str, Any]) -> Subject | None:
+    """The definition of a catalog's tool, which LiteLLM takes back field by field."""
+    if not isinstance(data.get("mcp_tool_name"), str):
+        return None
+    fields = {"description": "mcp_tool_description", "inputSchema": "mcp_input_schema"}
+    tool = {"name": data["mcp_tool_name"]} | {field: data.get(name) for field, name in fields.items()}
+
+    def hand_back(masked: dict[str, Any]) -> None:
+        data.update({name: masked["tools"][0][field] for field, name in fields.items()})
+
+    content = {"tools": [tool]}
+    return Subject(content, copy.deepcopy(content), bare=True, hand_back=hand_back)
+
+
+def _document(data: dict[str, Any]) -> Subject | None:
+    """A document on its way into a vector store: its text, if it is text."""
+    file = data.get("file_data")
+    if not isinstance(file, tuple) or len(file) != 3 or not isinstance(file[1], bytes):
+        return None
+    name, raw, media_type = file
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = note_on_bytes(raw)
+    content = {"file": {"name": name, "text": text}}
+
+    def hand_back(masked: dict[str, Any]) -> None:
+        data["file_data"] = (name, masked["file"]["text"].encode(), media_type)
+
+    return Subject(content, copy.deepcopy(content), hand_back=hand_back)

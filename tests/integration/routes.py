@@ -208,6 +208,7 @@ def is_tool_result(reply: Reply) -> bool:
 class Route:
     """One route. `places`: the places of a text, each with the request that carries a given text there.
 
+    `retrieves`: LiteLLM adds text that it looks up, which is checked as well, before the model is called.
     `upstream`: which requests at the mock provider are made for it, as a regular expression for method and path, with
     the method of a JSON-RPC message after them. `path_for_akto`: under which path it is filed, if not under its own.
     """
@@ -223,6 +224,7 @@ class Route:
     is_answered: Callable[[Reply], bool] = is_answered
     is_blocked: Callable[[Reply], bool] = is_refused
     needs: str = ""
+    retrieves: bool = False
     # For the table in the README.
     streams: bool = False
     answer_checked: bool = True
@@ -656,6 +658,7 @@ ROUTES: Final = [
         call_type="aquery",
         upstream="POST /v1/(vector_stores/vs_mock/search|chat/completions)",
         places={"user message": lambda text: {**_chat(_user(text)), "retrieval_config": _RETRIEVAL}},
+        retrieves=True,
     ),
     Route(
         name="RAG ingest",

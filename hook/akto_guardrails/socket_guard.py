@@ -1,0 +1,77 @@
+"""The WebSocket of a client, of whose messages LiteLLM reads none that was not checked.
+
+LiteLLM 1.106.2 calls its pre-call hook once for a connection, and reads later messages with `receive_text` alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+_LAST_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete", "error")
+
+
+class RefusedTurn(Exception):
+    """A message must not be read; the text of the exception is for the client."""
+
+
+class GuardedSocket:
+    """Stands in for Starlette's WebSocket: everything but reading and writing text is passed on to it.
+
+    `check` gets a message and gives what LiteLLM may read in its place; raises `RefusedTurn`. `answered` gets the last
+    event of an answer, or None when the client has gone.
+    """
+
+    def __init__(
+        self,
+        socket: Any,
+        first: str | None,
+        check: Callable[[dict[str, Any]], Awaitable[None]],
+        answered: Callable[[dict[str, Any] | None], None],
+    ) -> None:
+        self._socket = socket
+        self._first = first
+        self._check = check
+        self._answered = answered
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    async def receive_text(self) -> str:
+        """The next message that may be read; the client is told about those that may not."""
+        while True:
+            message = await self._next()
+            try:
+                event = json.loads(message)
+                if not isinstance(event, dict):
+                    raise RefusedTurn("a message has to be a JSON object")
+                await self._check(event)
+            except (RefusedTurn, ValueError) as refused:
+                await self._socket.send_text(_error_event(refused))
+            else:
+                # Written anew: of two entries with one name, only the checked one is left.
+                return json.dumps(event, ensure_ascii=False)
+
+    async def send_text(self, data: str) -> None:
+        """Sends one event to the client."""
+        if any(f'"{kind}"' in data for kind in _LAST_EVENTS):
+            event = json.loads(data)
+            if isinstance(event, dict) and event.get("type") in _LAST_EVENTS:
+                self._answered(event)
+        await self._socket.send_text(data)
+
+    async def _next(self) -> str:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        try:
+            return str(await self._socket.receive_text())
+        except BaseException:
+            self._answered(None)
+            raise
+
+
+def _error_event(refused: Exception) -> str:
+    message = str(refused) if isinstance(refused, RefusedTurn) else "a message has to be JSON"
+    return json.dumps({"type": "error", "error": {"type": "permission_error", "code": "403", "message": message}})
