@@ -47,8 +47,9 @@ class ToolCall:
 
 
 def tool_calls_of(answer: object) -> list[ToolCall]:
-    """The first calls in `answer`, 128 at most. `answer` is any JSON; what is no tool call in it is skipped."""
-    return list(islice((call for body in _bodies(answer) for call in _calls(body)), _MOST_CALLS))
+    """The first calls in `answer`, 128 at most. `answer`: any JSON, also a list of answers; the rest is skipped."""
+    bodies = _objects(answer if isinstance(answer, list) else [answer])
+    return list(islice((call for body in bodies for call in _calls(body)), _MOST_CALLS))
 
 
 def payloads_of(call: ToolCall) -> tuple[str, str | None]:
@@ -76,15 +77,6 @@ def mcp_host(collection: str, server: str) -> str:
     """The host of an MCP server's records: `<owner>.<client>.<server>` (protocol reference, 5.3)."""
     owner = _OUTSIDE_OF_HOSTS.sub("-", collection.lower())
     return f"{owner}.litellm.{collection_of_name(server) or _UNKNOWN_SERVER}"
-
-
-def _bodies(answer: object) -> Iterator[dict[str, Any]]:
-    """The answers in `answer`: itself, the items of a list, and what the events of a stream carry."""
-    for body in _objects(answer if isinstance(answer, list) else [answer]):
-        yield body
-        for event in _objects(body.get("events")):
-            yield event
-            yield from _objects([event.get("response")])
 
 
 def _calls(body: dict[str, Any]) -> Iterator[ToolCall]:
@@ -135,7 +127,7 @@ def _call(
     by_name = None if mcp else _MCP_NAME.fullmatch(own_name)
     if by_name:
         own_server, own_name = by_name.groups()
-    return ToolCall(own_name, _parsed(arguments), own_server, result)
+    return ToolCall(own_name, {} if arguments is None else _parsed(arguments), own_server, result)
 
 
 def _is_mcp(holder: Mapping[str, Any]) -> bool:

@@ -179,6 +179,10 @@ class MockLlm(Mock):
     def reset(self) -> None:
         requests.delete(f"{self.url}/_mock/requests", timeout=5)
 
+    def says(self, **told: str) -> None:
+        """Sets the `text` of answers, and the `tool` and `arguments` of tool calls, until the next reset."""
+        requests.put(f"{self.url}/_mock/told", json=told, timeout=5)
+
     def requests(self) -> list[dict[str, Any]]:
         """What the provider was asked, but for its list of models, which LiteLLM looks up when it starts."""
         asked = requests.get(f"{self.url}/_mock/requests", timeout=5).json()["requests"]

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
-
-from mock_llm.shapes import ANSWER, Body
-
-TOLD = web.AppKey("told", dict[str, str])
+from mock_llm.said import SAID
+from mock_llm.shapes import Body
 
 _CREATED = 1767225600
 
@@ -31,7 +28,7 @@ def agent_card(_: Body) -> Body:
 
 
 def a2a(body: Body) -> Body:
-    message = {"kind": "message", "messageId": "m-2", "role": "agent", "parts": [{"kind": "text", "text": ANSWER}]}
+    message = {"kind": "message", "messageId": "m-2", "role": "agent", "parts": [{"kind": "text", "text": SAID.text}]}
     return {"jsonrpc": "2.0", "id": body["id"], "result": message}
 
 
@@ -110,7 +107,7 @@ def thread_message(body: Body) -> Body:
 
 
 def own_service(_: Body) -> Body:
-    return {"reply": ANSWER}
+    return {"reply": SAID.text}
 
 
 ANSWERS: dict[str, Callable[[Body], Any]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mock_llm.shapes import ANSWER, Body
+from mock_llm.said import SAID
+from mock_llm.shapes import Body
 
 
 def image(_: Body) -> Body:
@@ -16,7 +17,7 @@ def speech(_: Body) -> bytes:
 
 
 def transcription(_: Body) -> Body:
-    return {"text": ANSWER}
+    return {"text": SAID.text}
 
 
 def video(body: Body) -> Body:
@@ -25,7 +26,7 @@ def video(body: Body) -> Body:
 
 
 def ocr(body: Body) -> Body:
-    page = {"index": 0, "markdown": ANSWER, "images": [], "dimensions": {"dpi": 200, "height": 2200, "width": 1700}}
+    page = {"index": 0, "markdown": SAID.text, "images": [], "dimensions": {"dpi": 200, "height": 2200, "width": 1700}}
     return {"pages": [page], "model": body["model"], "usage_info": {"pages_processed": 1, "doc_size_bytes": None}}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mock_llm.shapes import ANSWER, Body
+from mock_llm.said import SAID
+from mock_llm.shapes import Body
 
 
 def rerank(body: Body) -> Body:
@@ -13,7 +14,7 @@ def rerank(body: Body) -> Body:
 
 
 def web_search(body: Body) -> Body:
-    found = {"title": "A page", "url": "https://example.com", "content": ANSWER, "score": 0.5}
+    found = {"title": "A page", "url": "https://example.com", "content": SAID.text, "score": 0.5}
     return {"query": body["query"], "results": [found]}
 
 
@@ -24,7 +25,7 @@ def vector_store(body: Body) -> Body:
 
 
 def vector_store_search(body: Body) -> Body:
-    content = [{"type": "text", "text": ANSWER}]
+    content = [{"type": "text", "text": SAID.text}]
     found = {"file_id": "file-mock", "filename": "a.txt", "score": 0.5, "attributes": {}, "content": content}
     return {
         "object": "vector_store.search_results.page",

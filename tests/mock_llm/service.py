@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from mock_llm import agents, media, retrieval, shapes, sockets
+from mock_llm.said import SAID
 
 REQUESTS = web.AppKey("requests", list[dict[str, Any]])
 
@@ -26,7 +27,6 @@ _ANSWERS = shapes.ANSWERS | media.ANSWERS | retrieval.ANSWERS | agents.ANSWERS
 def application() -> web.Application:
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app[REQUESTS] = []
-    app[agents.TOLD] = {"text": shapes.ANSWER}
     app.router.add_get("/_mock/requests", _requests)
     app.router.add_delete("/_mock/requests", _reset)
     app.router.add_put("/_mock/told", _set_told)
@@ -41,12 +41,13 @@ async def _requests(request: web.Request) -> web.Response:
 
 async def _reset(request: web.Request) -> web.Response:
     request.app[REQUESTS].clear()
+    SAID.tell()
     return web.json_response({})
 
 
 async def _set_told(request: web.Request) -> web.Response:
-    """Sets the text that the MCP tool `tell` returns from now on."""
-    request.app[agents.TOLD]["text"] = (await request.json())["text"]
+    """Sets what models and the MCP tool `tell` say from now on: `text`, `tool`, `arguments`."""
+    SAID.tell(**await request.json())
     return web.json_response({})
 
 
@@ -75,7 +76,7 @@ async def _any(request: web.Request) -> web.StreamResponse:
 async def _mcp(request: web.Request) -> web.Response:
     message = await request.json()
     _keep(request, message)
-    answer = agents.mcp(message, request.app[agents.TOLD]["text"])
+    answer = agents.mcp(message, SAID.text)
     return web.Response(status=202) if answer is None else web.json_response(answer)
 
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mock_llm.said import SAID
+
 Body = dict[str, Any]
 
 _CREATED = 1767225600
 _CHAT_USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-_TOOL_CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
-ANSWER = "Hello from the mock model."
 
 
 def _asks_for_tool(body: Body) -> bool:
@@ -19,9 +19,9 @@ def _asks_for_tool(body: Body) -> bool:
 
 
 def chat(body: Body) -> Body:
-    message: Body = {"role": "assistant", "content": ANSWER}
+    message: Body = {"role": "assistant", "content": SAID.text}
     if "a long answer" in json.dumps(body):
-        message["content"] = ANSWER + " And so on." * 40_000
+        message["content"] = SAID.text + " And so on." * 40_000
     if _asks_for_tool(body):
         message = {"role": "assistant", "content": None, "tool_calls": [_chat_tool_call()]}
     return {
@@ -37,7 +37,7 @@ def chat(body: Body) -> Body:
 
 
 def _chat_tool_call() -> Body:
-    return {"id": "call_1", "type": "function", "function": _TOOL_CALL}
+    return {"id": "call_1", "type": "function", "function": {"name": SAID.tool, "arguments": SAID.arguments}}
 
 
 def chat_stream(body: Body) -> Iterator[bytes]:
@@ -54,29 +54,28 @@ def chat_stream(body: Body) -> Iterator[bytes]:
 
     yield chunk({"role": "assistant", "content": ""})
     if _asks_for_tool(body):
-        name, arguments = _TOOL_CALL["name"], _TOOL_CALL["arguments"]
+        name, arguments = SAID.tool, SAID.arguments
         start = {"index": 0, "id": "call_1", "type": "function", "function": {"name": name, "arguments": ""}}
         yield chunk({"tool_calls": [start]})
         for part in (arguments[:9], arguments[9:]):
             yield chunk({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
         yield chunk({}, "tool_calls")
     else:
-        for word in ANSWER.split(" "):
-            yield chunk({"content": word if word == "Hello" else f" {word}"})
+        for text in SAID.words():
+            yield chunk({"content": text})
         yield chunk({}, "stop")
     yield b"data: [DONE]\n\n"
 
 
 def completion(body: Body) -> Body:
-    choice = {"index": 0, "text": ANSWER, "finish_reason": "stop", "logprobs": None}
+    choice = {"index": 0, "text": SAID.text, "finish_reason": "stop", "logprobs": None}
     head = {"id": "cmpl-mock", "object": "text_completion", "created": _CREATED, "model": body["model"]}
     return {**head, "choices": [choice], "usage": _CHAT_USAGE}
 
 
 def completion_stream(body: Body) -> Iterator[bytes]:
     head = {"id": "cmpl-mock", "object": "text_completion", "created": _CREATED, "model": body["model"]}
-    for word in ANSWER.split(" "):
-        text = word if word == "Hello" else f" {word}"
+    for text in SAID.words():
         yield _data({**head, "choices": [{"index": 0, "text": text, "finish_reason": None, "logprobs": None}]})
     yield _data({**head, "choices": [{"index": 0, "text": "", "finish_reason": "stop", "logprobs": None}]})
     yield b"data: [DONE]\n\n"
@@ -94,15 +93,18 @@ def moderation(body: Body) -> Body:
 
 
 def responses(body: Body) -> Body:
-    part = {"type": "output_text", "text": ANSWER, "annotations": []}
-    message = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [part]}
+    part = {"type": "output_text", "text": SAID.text, "annotations": []}
+    item: Body = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [part]}
+    if _asks_for_tool(body):
+        call = {"call_id": "call_1", "name": SAID.tool, "arguments": SAID.arguments}
+        item = {"type": "function_call", "id": "fc_1", "status": "completed", **call}
     return {
         "id": "resp_mock",
         "object": "response",
         "created_at": _CREATED,
         "status": "completed",
         "model": body["model"],
-        "output": [message],
+        "output": [item],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
@@ -113,37 +115,53 @@ def responses(body: Body) -> Body:
 def responses_stream(body: Body) -> Iterator[bytes]:
     whole = responses(body)
     yield _event("response.created", {"response": {**whole, "status": "in_progress", "output": []}})
-    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    for word in ANSWER.split(" "):
-        text = word if word == "Hello" else f" {word}"
-        yield _event("response.output_text.delta", {**place, "delta": text})
-    yield _event("response.output_text.done", {**place, "text": ANSWER})
+    (item,) = whole["output"]
+    place = {"item_id": item["id"], "output_index": 0}
+    if _asks_for_tool(body):
+        start = {**item, "status": "in_progress", "arguments": ""}
+        yield _event("response.output_item.added", {"output_index": 0, "item": start})
+        for part in (SAID.arguments[:9], SAID.arguments[9:]):
+            yield _event("response.function_call_arguments.delta", {**place, "delta": part})
+        yield _event("response.function_call_arguments.done", {**place, "arguments": SAID.arguments})
+    else:
+        place["content_index"] = 0
+        for text in SAID.words():
+            yield _event("response.output_text.delta", {**place, "delta": text})
+        yield _event("response.output_text.done", {**place, "text": SAID.text})
+    yield _event("response.output_item.done", {"output_index": 0, "item": item})
     yield _event("response.completed", {"response": whole})
 
 
 def messages(body: Body) -> Body:
+    block: Body = {"type": "text", "text": SAID.text}
+    if _asks_for_tool(body):
+        block = {"type": "tool_use", "id": "toolu_1", "name": SAID.tool, "input": json.loads(SAID.arguments)}
     return {
         "id": "msg_mock",
         "type": "message",
         "role": "assistant",
         "model": body["model"],
-        "content": [{"type": "text", "text": ANSWER}],
-        "stop_reason": "end_turn",
+        "content": [block],
+        "stop_reason": "tool_use" if block["type"] == "tool_use" else "end_turn",
         "stop_sequence": None,
         "usage": {"input_tokens": 9, "output_tokens": 3},
     }
 
 
 def messages_stream(body: Body) -> Iterator[bytes]:
-    start = {**messages(body), "content": [], "stop_reason": None}
-    yield _event("message_start", {"message": start})
-    yield _event("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}})
-    for word in ANSWER.split(" "):
-        text = word if word == "Hello" else f" {word}"
-        yield _event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}})
+    whole = messages(body)
+    (block,) = whole["content"]
+    is_call = block["type"] == "tool_use"
+    yield _event("message_start", {"message": {**whole, "content": [], "stop_reason": None}})
+    empty = {**block, "input": {}} if is_call else {**block, "text": ""}
+    yield _event("content_block_start", {"index": 0, "content_block": empty})
+    parts = (SAID.arguments[:9], SAID.arguments[9:]) if is_call else SAID.words()
+    for part in parts:
+        delta = {"type": "input_json_delta", "partial_json": part} if is_call else {"type": "text_delta", "text": part}
+        yield _event("content_block_delta", {"index": 0, "delta": delta})
     yield _event("content_block_stop", {"index": 0})
-    delta = {"stop_reason": "end_turn", "stop_sequence": None}
-    yield _event("message_delta", {"delta": delta, "usage": {"output_tokens": 3}})
+    end = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    yield _event("message_delta", {"delta": end, "usage": {"output_tokens": 3}})
     yield _event("message_stop", {})
 
 
@@ -164,17 +182,22 @@ def token_count(_: Body) -> Body:
     return {"input_tokens": 9, "object": "response.input_tokens", "totalTokens": 9}
 
 
-def generated(_: Body) -> Body:
+def generated(body: Body) -> Body:
     """Gemini's generateContent."""
-    content = {"role": "model", "parts": [{"text": ANSWER}]}
+    part: Body = {"text": SAID.text}
+    if _asks_for_tool(body):
+        part = {"functionCall": {"name": SAID.tool, "args": json.loads(SAID.arguments)}}
+    content = {"role": "model", "parts": [part]}
     usage = {"promptTokenCount": 9, "candidatesTokenCount": 3, "totalTokenCount": 12}
     return {"candidates": [{"index": 0, "content": content, "finishReason": "STOP"}], "usageMetadata": usage}
 
 
 def generated_stream(body: Body) -> Iterator[bytes]:
     whole = generated(body)
-    for word in ANSWER.split(" "):
-        text = word if word == "Hello" else f" {word}"
+    if _asks_for_tool(body):
+        yield _data(whole)
+        return
+    for text in SAID.words():
         yield _data({"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": text}]}}]})
     end = {"index": 0, "content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "STOP"}
     yield _data({**whole, "candidates": [end]})

@@ -7,7 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from mock_llm.shapes import ANSWER, responses
+from mock_llm.said import SAID
+from mock_llm.shapes import responses
 
 
 async def converse(request: web.Request, path: str, log: list[dict[str, Any]]) -> web.WebSocketResponse:
@@ -30,7 +31,7 @@ def _turn(event: dict[str, Any]) -> list[dict[str, Any]]:
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     return [
         {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
-        {"type": "response.output_text.delta", **place, "delta": ANSWER},
+        {"type": "response.output_text.delta", **place, "delta": SAID.text},
         {"type": "response.completed", "response": whole},
     ]
 
@@ -39,6 +40,6 @@ def _realtime(event: dict[str, Any]) -> list[dict[str, Any]]:
     if event.get("type") != "response.create":
         return [{"type": "conversation.item.created", "event_id": "e-1", "item": event.get("item")}]
     head = {"id": "resp_mock", "object": "realtime.response", "status": "completed"}
-    part = {"type": "text", "text": ANSWER}
+    part = {"type": "text", "text": SAID.text}
     item = {"id": "item_1", "type": "message", "role": "assistant", "content": [part]}
     return [{"type": "response.done", "event_id": "e-2", "response": {**head, "output": [item]}}]
