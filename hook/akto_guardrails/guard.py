@@ -326,7 +326,7 @@ class Guard:
         if exchange is None:
             return {}
         try:
-            judgement = await self._checker.answer(exchange, without_media(_as_object(body)))
+            judgement = await self._checker.answer(exchange, without_media(_as_object(exchange, body)))
         except UnmappableMask as error:
             raise self.refusal_of_answer_mask(data, body, error) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
@@ -336,8 +336,8 @@ class Guard:
             self._refuse(exchange, refusal, body)
         if judgement.changes:
             self._journal.masked(exchange, len(judgement.changes))
-        skipped = 0 if isinstance(body, dict) else 1
-        return {path[skipped:]: text for path, text in judgement.changes.items()}
+        wrapped = 0 if _as_object(exchange, body) is body else 1
+        return {path[wrapped:]: text for path, text in judgement.changes.items()}
 
     def refusal_of_answer_mask(self, data: Mapping[str, object], body: object, error: UnmappableMask) -> Refusal:
         """The refusal, recorded already, of an answer in which a mask has no place."""
@@ -379,7 +379,7 @@ class Guard:
         if answer is None:
             return
         if self._settings.response_guardrails and not self._settings.sync_mode and exchange.call_type in _SPOKEN:
-            self._in_background(exchange, self._checker.answer(exchange, _as_object(answer)))
+            self._in_background(exchange, self._checker.answer(exchange, _as_object(exchange, answer)))
         # After this task has handed the answer on: nobody waits for these.
         asyncio.get_running_loop().call_soon(self._record_tool_calls, exchange, answer)
 
@@ -389,7 +389,7 @@ class Guard:
 
     def _record(self, exchange: Exchange, answer: object, status: int) -> None:
         if exchange.call_type == MCP_CALL and answer is not None:
-            answer = {"jsonrpc": "2.0", "id": 1, "result": answer}
+            answer = _as_object(exchange, answer)
         self._recorder.put(
             envelope(
                 self._sender,
@@ -455,7 +455,10 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
     return is_upload and not {"proxy_server_request", "litellm_logging_obj"} & data.keys()
 
 
-def _as_object(answer: object) -> dict[str, Any]:
+def _as_object(exchange: Exchange, answer: object) -> dict[str, Any]:
+    """An answer as Akto gets it: the result of a tool as JSON-RPC, several answers under a name, the rest as it is."""
+    if exchange.call_type == MCP_CALL:
+        return {"jsonrpc": "2.0", "id": 1, "result": answer}
     return answer if isinstance(answer, dict) else {"answers": answer}
 
 

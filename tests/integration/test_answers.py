@@ -149,10 +149,9 @@ def streamed_text(text: str) -> str:
     """What a stream of any of the APIs says, put together from its deltas."""
     said = []
     for event in events_of(text):
-        for choice in event.get("choices", []):
-            said.append(choice.get("text") or choice.get("delta", {}).get("content") or "")
-        for candidate in event.get("candidates", []):
-            said += [part.get("text", "") for part in candidate["content"]["parts"]]
+        choices = event.get("choices", [])
+        said += [choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices]
+        said += [part.get("text", "") for each in event.get("candidates", []) for part in each["content"]["parts"]]
         delta = event.get("delta")
         said.append(delta if isinstance(delta, str) else (delta or {}).get("text", ""))
     return "".join(said)
@@ -326,15 +325,13 @@ def test_a_block_in_a_later_window_ends_the_stream_with_an_error_of_the_api(
 
 
 def test_text_comes_out_before_the_stream_has_ended(windowed: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
-    llm.says(text=" ".join("word" * 120 for _ in range(12)))
-    started = time.monotonic()
+    llm.says(text=" ".join("word" * 120 for _ in range(8)))
     response = windowed.post("/v1/chat/completions", chat_body("slowly", stream=True), stream=True)
-    first = next(line for line in response.iter_lines() if b"wordword" in line)
-    waited = time.monotonic() - started
-    rest = response.content
-    assert first
-    assert waited < (time.monotonic() - started) - 3
-    assert b"[DONE]" in rest
+    came = [(time.monotonic(), line) for line in response.iter_lines() if line]
+    with_text = [moment for moment, line in came if b"wordword" in line]
+    assert len(with_text) == 8
+    assert came[-1][1] == b"data: [DONE]"
+    assert with_text[-1] - with_text[0] > 3, "the first text came seconds before the last"
 
 
 @pytest.mark.parametrize(
@@ -418,7 +415,9 @@ def tell(proxy: GuardedProxy) -> dict[str, Any]:
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "github-tell", "arguments": {}}}
     headers = {"Authorization": "Bearer sk.checkout-agent", "Accept": "application/json, text/event-stream"}
     text = requests.post(f"{proxy.url}/mcp/", json=message, headers=headers, timeout=30).text
-    return events_of(text)[-1]["result"] if "data:" in text else json.loads(text)["result"]
+    answer = events_of(text)[-1] if "data:" in text else json.loads(text)
+    assert "result" in answer, answer
+    return answer["result"]
 
 
 @pytest.mark.parametrize(("told", "expected"), [(BENIGN, BENIGN), (CARD, MASKED), (BAD, BLOCK_MESSAGE)])

@@ -48,7 +48,9 @@ def test_bare_payloads_carry_the_request_alone(bare: GuardedProxy, akto: MockAkt
     assert "choices" in json.loads(record["body"]["responsePayload"])
 
 
-@pytest.mark.parametrize("text", ["hello", "two\n\nparagraphs", "\n\n", "Before, the user asked for a refund.\n\nhello"])
+@pytest.mark.parametrize(
+    "text", ["hello", "two\n\nparagraphs", "\n\n", "Before, the user asked for a refund.\n\nhello"]
+)
 @pytest.mark.parametrize(
     ("route", "body", "place"),
     [

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from akto_guardrails.content import answer_body, content_of, is_naming, spoken_text, string_leaves
+from akto_guardrails.content import (
+    Path,
+    answer_body,
+    content_of,
+    is_naming,
+    newest_turn_of,
+    newest_user_string,
+    spoken_text,
+    string_leaves,
+)
 from unit.samples import LoggingObject
 
 
@@ -194,6 +203,119 @@ PARTS = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {}}
 )
 def test_the_newest_user_turn_is_found_in_every_shape(content: dict[str, Any], text: str | None) -> None:
     assert spoken_text(content) == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"choices": [{"message": {"role": "assistant", "content": "said"}}]}, "said"),
+        ({"choices": [{"message": {"content": PARTS}}]}, "one\ntwo"),
+        ({"choices": [{"text": "said"}, {"text": "otherwise"}]}, "said"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "said"}, {"type": "tool_use", "input": {}}]}, "said"),
+        ({"content": "said"}, "said"),
+        ({"choices": [{"message": {"content": None, "tool_calls": []}}]}, None),
+        ({"choices": []}, None),
+        ({"choices": ["text"]}, None),
+        ({"choices": "text"}, None),
+        ({"choices": [{"message": "text"}]}, None),
+        ({"candidates": [{"content": {"parts": [{"text": "said"}]}}]}, None),
+    ],
+)
+def test_the_text_of_an_answer_is_found(answer: dict[str, Any], text: str | None) -> None:
+    assert spoken_text(answer) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"prompt": "newest"}, ("prompt",)),
+        ({"prompt": "newest", "messages": [USER]}, ("prompt",)),
+        ({"prompt": ["one", "two"], "messages": [USER]}, ("messages", 0, "content")),
+        ({"messages": [USER, USER, {"role": "assistant", "content": "answer"}]}, ("messages", 1, "content")),
+        ({"messages": [USER, {"role": "user", "content": PARTS}]}, ("messages", 0, "content")),
+        ({"messages": [{"role": "system", "content": "rules"}]}, None),
+        ({"messages": [{"role": "user", "content": PARTS}, "text", None]}, None),
+        ({"messages": "newest"}, None),
+        ({"input": "newest"}, None),
+        ({}, None),
+    ],
+)
+def test_the_place_of_the_newest_user_string_is_found(content: dict[str, Any], place: Path | None) -> None:
+    assert newest_user_string(content) == place
+
+
+class TestNewestTurn:
+    """What is left of a conversation when only its newest user turn is to be checked."""
+
+    EARLIER = {"role": "user", "content": "earlier"}  # noqa: RUF012 - never changed
+    ANSWER = {"role": "assistant", "content": "answer"}  # noqa: RUF012 - never changed
+    CALL = {"role": "assistant", "tool_calls": [{"id": "1"}]}  # noqa: RUF012 - never changed
+    RESULT = {"role": "tool", "tool_call_id": "1", "content": "found"}  # noqa: RUF012 - never changed
+    ANTHROPIC_RESULT = {  # noqa: RUF012 - never changed
+        "role": "user",
+        "content": [{"type": "tool_result", "tool_use_id": "1", "content": "found"}],
+    }
+    ANTHROPIC_RESULT_WITH_WORDS = {  # noqa: RUF012 - never changed
+        "role": "user",
+        "content": [{"type": "tool_result", "content": "found"}, {"type": "text", "text": "and now?"}],
+    }
+    GEMINI_RESULT = {"role": "user", "parts": [{"functionResponse": {"name": "f"}}]}  # noqa: RUF012 - never changed
+
+    @pytest.mark.parametrize(
+        ("turns", "skipped"),
+        [
+            ([USER], 0),
+            ([EARLIER, ANSWER, USER], 2),
+            ([{"role": "system", "content": "rules"}, USER], 1),
+            # What tools gave since is new as well.
+            ([EARLIER, ANSWER, USER, CALL, RESULT], 2),
+            ([EARLIER, ANSWER, USER, CALL, ANTHROPIC_RESULT], 2),
+            ([EARLIER, ANSWER, USER, CALL, GEMINI_RESULT, CALL, GEMINI_RESULT], 2),
+            ([EARLIER, CALL, ANTHROPIC_RESULT_WITH_WORDS], 2),
+            # A turn in several messages.
+            ([EARLIER, ANSWER, USER, USER, ANSWER], 2),
+            ([USER, {"role": "user", "content": []}], 0),
+            ([EARLIER, "text", USER, None], 2),
+        ],
+    )
+    @pytest.mark.parametrize("key", ["messages", "input", "contents"])
+    def test_it_starts_with_what_the_user_said_last(self, key: str, turns: list[Any], skipped: int) -> None:
+        part, starts = newest_turn_of({key: turns})
+        assert part == {key: turns[skipped:]}
+        assert starts == {key: skipped}
+
+    def test_what_frames_every_conversation_goes_and_whatever_else_there_is_stays(self) -> None:
+        scaffolding = {
+            "system": "rules",
+            "instructions": "rules",
+            "systemInstruction": "rules",
+            "system_instruction": "rules",
+            "tools": ["t"],
+            "functions": ["f"],
+            "response_format": {"type": "text"},
+        }
+        rest = {"model": "m", "stream": True, "prompt": "p", "documents": ["d"], "extra_body": {"a": "b"}, "suffix": "s"}
+        part, _ = newest_turn_of({"messages": [self.EARLIER, self.ANSWER, USER], **scaffolding, **rest})
+        assert part == {"messages": [USER], **rest}
+
+    @pytest.mark.parametrize("decoy", [{"messages": [USER]}, {"messages": [USER], "contents": [USER]}])
+    def test_a_decoy_hides_no_other_conversation(self, decoy: dict[str, Any]) -> None:
+        part, _ = newest_turn_of({**decoy, "input": [self.EARLIER, self.ANSWER, USER]})
+        assert part["input"] == [self.EARLIER, self.ANSWER, USER]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"messages": [{"role": "system", "content": "rules"}], "tools": ["t"]},
+            {"messages": [ANTHROPIC_RESULT], "system": "rules"},
+            {"messages": []},
+            {"input": "text", "instructions": "rules"},
+            {"input": ["one", "two"]},
+            {"prompt": "text", "tools": ["t"]},
+        ],
+    )
+    def test_content_without_a_user_turn_is_left_whole(self, content: dict[str, Any]) -> None:
+        assert newest_turn_of(content) == (content, {})
 
 
 class _Model:

@@ -14,8 +14,10 @@ from akto_guardrails.envelope import (
     envelope,
     fits,
     fitted,
+    mcp_tags_of,
     payload_of,
     tags_of,
+    tool_tags_of,
 )
 from akto_guardrails.json_text import json_length, json_text
 from unit.samples import SENDER, identity
@@ -211,3 +213,48 @@ class TestTags:
     def test_checks_that_only_watch_say_so(self) -> None:
         watching = Sender("1", "0", "AGENTIC", observing=True)
         assert tags_of(watching, identity(), call_type="a", model="m")["mode"] == "observe"
+
+
+@pytest.mark.parametrize(
+    ("bare", "text"), [(False, '{"body":{"messages":["\u0436"]}}'), (True, '{"messages":["\u0436"]}')]
+)
+def test_a_payload_comes_in_two_shapes(bare: bool, text: str) -> None:
+    assert payload_of({"messages": ["\u0436"]}, bare=bare) == text
+
+
+def test_what_is_left_of_a_long_bare_payload_says_what_it_is() -> None:
+    shortened = json.loads(fitted(payload_of({"text": "x" * LONGEST_STRING}, bare=True)))
+    assert shortened["body"]["beginning"].startswith('{"text":"xxx')
+
+
+class TestToolTags:
+    """The tags of tool calls."""
+
+    def test_those_of_an_mcp_call_make_its_host_an_mcp_server_and_no_agent(self) -> None:
+        assert mcp_tags_of(SENDER, identity(), server="github", tool="search") == {
+            "mcp-server": "MCP Server",
+            "mcp-client": "litellm",
+            "mcp_server_name": "github",
+            "tool_name": "search",
+            "call_type": "tool_call",
+            "litellm_call_id": "call-1",
+        }
+
+    def test_what_is_not_known_of_an_mcp_call_is_left_out(self) -> None:
+        tags = mcp_tags_of(SENDER, identity(call_id=""), server="", tool="search")
+        assert tags.keys() == {"mcp-server", "mcp-client", "tool_name", "call_type"}
+
+    def test_an_mcp_call_that_is_only_watched_says_so(self) -> None:
+        watching = Sender(account_id="1", vxlan_id="0", context_source="AGENTIC", observing=True)
+        assert mcp_tags_of(watching, identity(), server="s", tool="t")["mode"] == "observe"
+
+    def test_those_of_an_ordinary_tool_call_are_the_requests_and_its_name(self) -> None:
+        tags = {"gen-ai": "Gen AI", "call_type": "acompletion", "key_alias": "key"}
+        assert tool_tags_of(tags, tool="search") == {**tags, "call_type": "tool_call", "tool_name": "search"}
+        assert tags["call_type"] == "acompletion"
+
+    @pytest.mark.parametrize("name", ["tool_name", "mcp_server_name"])
+    def test_they_are_kept_short(self, name: str) -> None:
+        long = "x" * 5000
+        assert mcp_tags_of(SENDER, identity(), server=long, tool=long)[name] == "x" * 200
+        assert tool_tags_of({}, tool=long)["tool_name"] == "x" * 200

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from akto_guardrails.identity import Identity, call_id_of, identity_of, route_of
+from akto_guardrails.client_request import ClientRequest
+from akto_guardrails.identity import Identity, call_id_of, identity_of, key_in_metadata, route_of, what_the_client_says
 from unit.samples import Key, LoggingObject
 
 
 def identify(
     data: dict[str, Any] | None = None,
     key: Key | None = None,
+    request: ClientRequest | None = None,
     *,
     trust: bool = True,
     forward: frozenset[str] = frozenset(),
@@ -22,6 +24,7 @@ def identify(
     return identity_of(
         {} if data is None else data,
         Key() if key is None else key,
+        request,
         default_collection="llm.example.com",
         trust_client_agent_name=trust,
         forward_headers=forward,
@@ -240,3 +243,122 @@ def test_key_team_and_user_come_from_the_auth_object() -> None:
     )
     assert (found.key_alias, found.team_id, found.user_id) == ("key", "team-7", "user-9")
     assert (identify().key_alias, identify().team_id, identify().user_id) == ("", "", "")
+
+
+def as_it_came_in(path: str = "/cohere/v1/chat", address: str = "203.0.113.7", **headers: str) -> ClientRequest:
+    """The HTTP request itself; an underscore in the name of a header stands for a hyphen."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return ClientRequest(is_websocket=False, method="POST", path=path, headers=named, address=address)
+
+
+class TestRequestItself:
+    """What the HTTP request tells where LiteLLM hands its hooks nothing about it."""
+
+    def test_its_headers_are_mirrored_by_the_same_rules(self) -> None:
+        request = as_it_came_in(
+            user_agent="curl/8", x_session_id="s-1", x_request_id="r-1", authorization="sk", cookie="c", host="evil"
+        )
+        assert identify({}, request=request).headers == {
+            "user-agent": "curl/8",
+            "x-session-id": "s-1",
+            "x-request-id": "r-1",
+            "host": "llm.example.com",
+            "content-type": "application/json",
+        }
+
+    def test_headers_that_litellm_cleaned_come_first(self) -> None:
+        found = identify(with_headers(user_agent="cleaned"), request=as_it_came_in(user_agent="raw", accept="*/*"))
+        assert found.headers["user-agent"] == "cleaned"
+        assert "accept" not in found.headers
+
+    @pytest.mark.parametrize(
+        ("data", "address", "expected"),
+        [
+            ({}, "203.0.113.7", "203.0.113.7"),
+            ({}, "", "0.0.0.0"),
+            # All metadata is the client's where LiteLLM keeps no record of its request.
+            ({"metadata": {"requester_ip_address": "6.6.6.6"}}, "203.0.113.7", "203.0.113.7"),
+            ({"metadata": {"requester_ip_address": "6.6.6.6"}}, "", "0.0.0.0"),
+            (
+                {"metadata": {"requester_ip_address": "10.1.2.3"}, "proxy_server_request": {}},
+                "203.0.113.7",
+                "10.1.2.3",
+            ),
+            ({"proxy_server_request": {}}, "203.0.113.7", "0.0.0.0"),
+        ],
+    )
+    def test_its_peer_is_the_client_where_litellm_names_none(
+        self, data: dict[str, Any], address: str, expected: str
+    ) -> None:
+        assert identify(data, request=as_it_came_in(address=address)).client_ip == expected
+
+    @pytest.mark.parametrize(
+        ("key_route", "data", "expected"),
+        [
+            (None, {}, "/cohere/v1/chat"),
+            ("", {}, "/cohere/v1/chat"),
+            (None, {"metadata": {"user_api_key_request_route": "/v1/messages"}}, "/v1/messages"),
+            ("/v1/responses", {"metadata": {"user_api_key_request_route": "/v1/messages"}}, "/v1/responses"),
+        ],
+    )
+    def test_its_path_is_the_last_word_on_the_route(
+        self, key_route: str | None, data: dict[str, Any], expected: str
+    ) -> None:
+        assert route_of(data, Key(request_route=key_route), as_it_came_in()) == expected
+        assert identify(data, Key(request_route=key_route), as_it_came_in()).route == expected
+
+
+KEY_ENTRIES = {
+    "user_api_key_alias": "key",
+    "user_api_key_team_alias": "team",
+    "user_api_key_team_id": "team-7",
+    "user_api_key_user_id": "user-9",
+    "user_api_key_request_route": "/v1/messages",
+}
+
+
+class TestKeyInMetadata:
+    """The key behind a call whose hook gets no auth object."""
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {"metadata": KEY_ENTRIES},
+            {"litellm_metadata": KEY_ENTRIES},
+            {"litellm_metadata": KEY_ENTRIES, "metadata": {"user_api_key_alias": "forged"}},
+            {"litellm_metadata": None, "metadata": KEY_ENTRIES},
+        ],
+    )
+    def test_it_is_read_from_the_metadata_that_litellm_writes(self, data: dict[str, Any]) -> None:
+        key = key_in_metadata(data)
+        assert (key.key_alias, key.team_alias, key.team_id, key.user_id) == ("key", "team", "team-7", "user-9")
+        assert key.request_route == "/v1/messages"
+
+    @pytest.mark.parametrize("data", [{}, {"metadata": None}, {"metadata": "text"}, {"metadata": {"a": "b"}}])
+    def test_without_one_there_is_none(self, data: dict[str, Any]) -> None:
+        key = key_in_metadata(data)
+        assert (key.key_alias, key.team_alias, key.team_id, key.user_id, key.request_route) == (None,) * 5
+        assert identify({}, key).collection == "llm.example.com"  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("value", ["", 7, None, ["key"]])
+    def test_what_is_no_name_is_none(self, value: object) -> None:
+        assert key_in_metadata({"metadata": {"user_api_key_alias": value}}).key_alias is None
+
+
+def test_of_a_body_that_is_passed_through_only_agent_and_session_count() -> None:
+    own = LoggingObject()
+    said = what_the_client_says(
+        {
+            "metadata": {"agent_name": "agent", "session_id": "s", "user_api_key_alias": "forged", "x": "y"},
+            "litellm_metadata": {"agent_name": "forged"},
+            "litellm_call_id": "forged",
+            "proxy_server_request": {"headers": {"x-session-id": "forged"}},
+            "litellm_logging_obj": own,
+        }
+    )
+    assert said == {"litellm_logging_obj": own, "metadata": {"agent_name": "agent", "session_id": "s"}}
+
+
+@pytest.mark.parametrize("metadata", [None, "text", ["agent_name"], 7])
+def test_a_body_whose_metadata_is_no_object_says_nothing(metadata: object) -> None:
+    assert what_the_client_says({"metadata": metadata})["metadata"] == {}

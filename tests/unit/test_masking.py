@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from akto_guardrails.content import content_of
-from akto_guardrails.masking import UnmappableMask, apply_mask, masked_strings
+from akto_guardrails.content import Path, content_of
+from akto_guardrails.masking import UnmappableMask, apply_mask, apply_to_answer, masked_strings, without_summary
 from unit.samples import CARD, MASKED_CARD
 
 SYSTEM = "You are a shop assistant."
@@ -133,6 +134,223 @@ class TestExtractedText:
     def test_without_a_user_turn_no_text_is_that_of_one(self) -> None:
         with pytest.raises(UnmappableMask):
             masked_strings({"messages": [{"role": "system", "content": SYSTEM}]}, json.dumps({"text": SYSTEM}))
+
+    @pytest.mark.parametrize(
+        ("content", "place"),
+        [
+            ({"messages": [{"role": "user", "content": CARD}]}, ("messages", 0, "content")),
+            ({"messages": [{"role": "user", "content": "before"}, {"role": "user", "content": CARD}]}, PLACE),
+            ({"messages": [{"role": "user", "content": CARD}, {"role": "assistant", "content": "answer"}]}, ("messages", 0, "content")),
+            ({"prompt": CARD}, ("prompt",)),
+        ],
+    )
+    @pytest.mark.parametrize("returned", [{"text": MASKED_CARD}, {"body": {"text": MASKED_CARD}}])
+    def test_the_masked_form_of_the_newest_user_text_is_put_in_its_place(
+        self, content: dict[str, Any], place: Path, returned: dict[str, Any]
+    ) -> None:
+        assert masked_strings(content, json.dumps(returned)) == {place: MASKED_CARD}
+
+    @pytest.mark.parametrize(
+        ("sent", "masked"),
+        [
+            ("call 555-1234 now", "call **** now"),
+            ("call 555-1234 now", "call XXX-XXXX now"),
+            ("call 555-1234 now", "call [PHONE NUMBER] now"),
+            ("call 555-1234 now", "call {{PHONE}} now"),
+            ("call 555-1234 now", "call {PHONE} now"),
+            ("call 555-1234 now", "call ### now"),
+            ("555-1234 or 555-9876", "<PHONE> or <PHONE>"),
+            ("call 555-1234", "call <PHONE>"),
+            ("555-1234 is it", "<PHONE> is it"),
+        ],
+    )
+    def test_masks_come_as_tokens_of_many_kinds(self, sent: str, masked: str) -> None:
+        content = {"messages": [{"role": "user", "content": sent}]}
+        assert masked_strings(content, json.dumps({"text": masked})) == {("messages", 0, "content"): masked}
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "My card is 4111-1111-1111-1111, keep it",
+            "my card is <CREDIT_CARD>, refund me",
+            "My card is <CREDIT_CARD>, refund me now",
+            "My card is <credit card>, refund me",
+            "My card is 4111-1111-1111-1111<TOKEN>, refund me",
+            "<EVERYTHING>",
+            "****",
+            "refund me, My card is <CREDIT_CARD>",
+            "My card is <A>, refund<B> me",
+        ],
+    )
+    def test_other_text_is_no_masked_form_of_it(self, text: str) -> None:
+        with pytest.raises(UnmappableMask):
+            masked_strings({"messages": [{"role": "user", "content": CARD}]}, json.dumps({"text": text}))
+
+    @pytest.mark.parametrize(
+        "twin",
+        [
+            {"system": CARD},
+            {"messages": [{"role": "user", "content": CARD}, {"role": "user", "content": CARD}]},
+            {"messages": [{"role": "user", "content": CARD.replace("4111", "4222")}, {"role": "user", "content": CARD}]},
+            {"input": CARD},
+            {"documents": [{"text": CARD}]},
+            {"prompt": CARD},
+        ],
+    )
+    def test_text_that_could_be_the_masked_form_of_two_strings_belongs_to_none(self, twin: dict[str, Any]) -> None:
+        content = {"messages": [{"role": "user", "content": CARD}], **twin}
+        with pytest.raises(UnmappableMask):
+            masked_strings(content, json.dumps({"text": MASKED_CARD}))
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"messages": [{"role": "user", "content": CARD}, {"role": "user", "content": "hi"}]},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": CARD}]}]},
+            {"messages": [{"role": "user", "content": "hi"}], "system": CARD},
+            {"input": CARD},
+        ],
+    )
+    def test_the_masked_form_of_another_string_alone_cannot_be_mapped(self, content: dict[str, Any]) -> None:
+        with pytest.raises(UnmappableMask):
+            masked_strings(content, json.dumps({"text": MASKED_CARD}))
+
+    def test_the_name_of_a_thing_is_no_second_place(self) -> None:
+        content = {"messages": [{"role": "user", "content": CARD, "id": CARD}]}
+        assert masked_strings(content, json.dumps({"text": MASKED_CARD})) == {("messages", 0, "content"): MASKED_CARD}
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"choices": [{"message": {"role": "assistant", "content": "line one"}}]},
+            {"choices": [{"text": "line one"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "line one"}]},
+        ],
+    )
+    def test_an_answer_as_it_was_sent_masks_nothing(self, answer: dict[str, Any]) -> None:
+        assert masked_strings(answer, json.dumps({"text": "line one"})) == {}
+        with pytest.raises(UnmappableMask):
+            masked_strings(answer, json.dumps({"text": "line <MASKED>"}))
+
+    @pytest.mark.xfail(strict=True, reason="defect: a decoy that reads like the masked form passes for an unmasked request")
+    @pytest.mark.parametrize("real", [{"input": CARD}, {"prompt": CARD}, {"contents": [{"parts": [{"text": CARD}]}]}])
+    def test_a_decoy_that_reads_like_the_masked_form_does_not_hide_that_something_was_masked(
+        self, real: dict[str, Any]
+    ) -> None:
+        content = {"messages": [{"role": "user", "content": MASKED_CARD}], **real}
+        with pytest.raises(UnmappableMask):
+            masked_strings(content, json.dumps({"text": MASKED_CARD}))
+
+    @pytest.mark.xfail(strict=True, reason="defect: the mask goes into a decoy, the parts it was taken from stay as they are")
+    @pytest.mark.parametrize(
+        ("real", "decoy"), [("input", "messages"), ("messages", "prompt"), ("contents", "prompt"), ("contents", "messages")]
+    )
+    def test_a_decoy_that_reads_like_the_parts_joined_is_not_masked_in_their_place(self, real: str, decoy: str) -> None:
+        parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": CARD}]
+        joined = f"hello\n{CARD}"
+        content = {
+            real: [{"role": "user", "parts" if real == "contents" else "content": parts}],
+            decoy: joined if decoy == "prompt" else [{"role": "user", "content": joined}],
+        }
+        with pytest.raises(UnmappableMask):
+            masked_strings(content, json.dumps({"text": f"hello\n{MASKED_CARD}"}))
+
+    @pytest.mark.xfail(strict=True, reason="defect: a request with a `text` alone is taken for an extract")
+    def test_a_request_that_consists_of_a_text_is_masked_as_any_other(self) -> None:
+        assert masked_strings({"text": CARD}, json.dumps({"body": {"text": MASKED_CARD}})) == {("text",): MASKED_CARD}
+
+    @pytest.mark.xfail(strict=True, reason="defect: in a bare payload an entry called `body` is taken for the whole")
+    def test_an_entry_called_body_does_not_stand_for_a_bare_payload(self) -> None:
+        sent = {"messages": [{"role": "user", "content": CARD}, {"role": "user", "content": "hi"}], "body": {"text": "hi"}}
+        returned = json.dumps(sent).replace(CARD, MASKED_CARD)
+        assert masked_strings(sent, returned) == {("messages", 0, "content"): MASKED_CARD}
+
+
+class TestWithoutSummary:
+    """Bare payloads, into which the service puts a summary of the session."""
+
+    @pytest.mark.parametrize(
+        ("sent", "returned", "expected"),
+        [
+            ("hello", "Summary\n\nhello", None),
+            ("hello", "Summary one\n\nSummary two\n\nhello", None),
+            ("a\n\nb", "Summary\n\na\n\nb", None),
+            (CARD, f"Summary\n\n{MASKED_CARD}", MASKED_CARD),
+            (CARD, MASKED_CARD, MASKED_CARD),
+            (f"a\n\n{CARD}", f"Summary\n\na\n\n{MASKED_CARD}", f"a\n\n{MASKED_CARD}"),
+            (f"{CARD}\n\nb", f"{MASKED_CARD}\n\nb", f"{MASKED_CARD}\n\nb"),
+            (f"{CARD}\n\nb", "<CREDIT_CARD>", "<CREDIT_CARD>"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("content", "place"),
+        [
+            (lambda text: {"prompt": text}, ("prompt",)),
+            (lambda text: {"messages": [{"role": "user", "content": text}]}, ("messages", 0, "content")),
+        ],
+    )
+    def test_what_stands_before_the_newest_user_text_is_no_mask(
+        self, content: Any, place: Path, sent: str, returned: str, expected: str | None
+    ) -> None:
+        changes = without_summary(content(sent), {place: returned})
+        assert changes == ({} if expected is None else {place: expected})
+
+    def test_masks_of_other_text_stay(self) -> None:
+        content = {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "system": CARD}
+        changes: dict[Path, str] = {("system",): f"x\n\n{MASKED_CARD}", ("messages", 0, "content"): "x\n\n<A>"}
+        assert without_summary(content, changes | {("messages", 1, "content"): "Summary\n\nb"}) == changes
+
+    @pytest.mark.parametrize("content", [{"input": "a"}, {"messages": [{"role": "user", "content": [{"text": "a"}]}]}])
+    def test_where_the_service_puts_no_summary_everything_stays(self, content: dict[str, Any]) -> None:
+        changes: dict[Path, str] = {("input",): "x\n\na"}
+        assert without_summary(content, changes) == changes
+
+
+class TestAnswer:
+    """Masks in an answer, which is LiteLLM's object or plain data."""
+
+    def test_they_reach_plain_data_and_objects_alike(self) -> None:
+        message = SimpleNamespace(content=CARD, role="assistant")
+        answer = SimpleNamespace(choices=[SimpleNamespace(message=message)], usage={"note": [CARD]})
+        apply_to_answer(answer, {("choices", 0, "message", "content"): MASKED_CARD, ("usage", "note", 0): MASKED_CARD})
+        assert message == SimpleNamespace(content=MASKED_CARD, role="assistant")
+        assert answer.usage == {"note": [MASKED_CARD]}
+
+    def test_they_reach_a_list_of_answers(self) -> None:
+        answers = [{"text": "one"}, {"text": CARD}]
+        apply_to_answer(answers, {(1, "text"): MASKED_CARD})
+        assert answers == [{"text": "one"}, {"text": MASKED_CARD}]
+
+    @pytest.mark.parametrize(
+        ("answer", "path"),
+        [
+            ({"choices": []}, ("choices", 0, "text")),
+            ({"choices": [{}]}, ("choices", 0, "text")),
+            (SimpleNamespace(choices=[]), ("answers", 0)),
+            (SimpleNamespace(text="a"), ("other",)),
+            ({"choices": "text"}, ("choices", "text")),
+            ([], ("choices",)),
+            ({}, ()),
+            (None, ("text",)),
+            ((CARD,), (0,)),
+        ],
+    )
+    def test_a_mask_without_a_place_is_reported_and_adds_nothing(self, answer: Any, path: Path) -> None:
+        before = copy.deepcopy(answer)
+        with pytest.raises(UnmappableMask):
+            apply_to_answer(answer, {path: MASKED_CARD})
+        assert answer == before
+
+    def test_an_answer_that_does_not_take_the_text_is_reported(self) -> None:
+        class Strict:
+            text = CARD
+
+            def __setattr__(self, name: str, value: object) -> None:
+                raise ValueError("secret-answer")
+
+        with pytest.raises(UnmappableMask) as caught:
+            apply_to_answer(Strict(), {("text",): MASKED_CARD})
+        assert "secret" not in str(caught.value)
 
 
 def test_a_mask_changes_its_string_and_nothing_else() -> None:

@@ -328,3 +328,60 @@ class TestBothSides:
         made_up = {"Allowed": True, "failOpen": True}
         result = {"Allowed": True, "requestResult": self.ALLOWED, "responseResult": made_up}
         assert verdict_on(result).decision is Decision.ALLOW
+
+
+class TestOfAnswer:
+    """Merged verdicts, when the check was about an answer."""
+
+    OK = {"Allowed": True, "Modified": False, "ModifiedPayload": "", "Reason": "", "behaviour": ""}  # noqa: RUF012
+    NO = {"Allowed": False, "behaviour": "block", "Reason": "no"}  # noqa: RUF012
+    ALERT = {"Allowed": False, "behaviour": "alert", "Reason": "hm"}  # noqa: RUF012
+    MASK = {**OK, "Modified": True, "ModifiedPayload": "{}"}  # noqa: RUF012
+    OUT = {"Allowed": True, "failOpen": True, "error": "timeout"}  # noqa: RUF012
+
+    @staticmethod
+    def verdict(request: object, response: object, *, of_answer: bool = True) -> Verdict:
+        merged = {"Allowed": True, "Reason": "", "requestResult": request, "responseResult": response}
+        answer = {"success": True, "data": {"success": True, "guardrailsResult": merged}}
+        return verdict_of_answer(200, json.dumps(answer).encode(), of_answer=of_answer)
+
+    @pytest.mark.parametrize(
+        ("request_side", "response_side", "decision"),
+        [
+            (OK, OK, Decision.ALLOW),
+            (OK, NO, Decision.BLOCK),
+            (NO, OK, Decision.BLOCK),
+            (ALERT, NO, Decision.BLOCK),
+            (OUT, NO, Decision.BLOCK),
+            (NO, None, Decision.BLOCK),
+            (OK, ALERT, Decision.FLAG),
+            (ALERT, OK, Decision.FLAG),
+            # The side that was not asked about decides nothing but a block.
+            (OUT, OK, Decision.ALLOW),
+            (None, OK, Decision.ALLOW),
+            (OK, OUT, Decision.UNAVAILABLE),
+            (ALERT, OUT, Decision.UNAVAILABLE),
+            (OK, None, Decision.UNAVAILABLE),
+            (OK, "text", Decision.UNAVAILABLE),
+        ],
+    )
+    def test_either_side_can_block_and_the_answers_side_decides_the_rest(
+        self, request_side: object, response_side: object, decision: Decision
+    ) -> None:
+        assert self.verdict(request_side, response_side).decision is decision
+        assert self.verdict(response_side, request_side, of_answer=False).decision is decision
+
+    @pytest.mark.parametrize(
+        ("request_side", "response_side", "mask"),
+        [(OK, MASK, "{}"), (MASK, OK, None), (ALERT, MASK, "{}"), (MASK, ALERT, None), (OUT, MASK, "{}")],
+    )
+    def test_only_the_answers_own_mask_is_one_of_the_answer(
+        self, request_side: object, response_side: object, mask: str | None
+    ) -> None:
+        assert self.verdict(request_side, response_side).mask == mask
+        assert self.verdict(response_side, request_side, of_answer=False).mask == mask
+
+    def test_a_verdict_that_is_not_merged_is_the_answers(self) -> None:
+        answer = {"success": True, "data": {"success": True, "guardrailsResult": self.MASK}}
+        verdict = verdict_of_answer(200, json.dumps(answer).encode(), of_answer=True)
+        assert (verdict.decision, verdict.mask) == (Decision.ALLOW, "{}")
