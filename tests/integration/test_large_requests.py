@@ -58,9 +58,7 @@ def test_a_phrase_across_a_cut_is_seen_whole(proxy: GuardedProxy, akto: MockAkto
 
 
 @pytest.mark.parametrize("place", [0, len(FILLER) // 2, len(FILLER)])
-def test_a_mask_in_any_portion_reaches_the_model(
-    proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, place: int
-) -> None:
+def test_a_mask_in_any_portion_reaches_the_model(proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, place: int) -> None:
     text = FILLER[:place] + " 4111-1111-1111-1111 " + FILLER[place:]
     assert proxy.chat(text, temperature=0.2).status_code == 200
     body = llm.requests()[0]["body"]

@@ -105,9 +105,7 @@ def test_the_newest_turn_and_its_tool_results_are_checked(
     assert llm.requests() == []
 
 
-def test_a_mask_finds_its_place_in_the_whole_conversation(
-    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm
-) -> None:
+def test_a_mask_finds_its_place_in_the_whole_conversation(guarded: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
     messages = [user("hi"), assistant("yes?"), user(CARD)]
     assert guarded.post("/v1/chat/completions", chat(*messages)).status_code == 200
     assert llm.requests()[0]["body"]["messages"] == [*messages[:2], user(MASKED)]
