@@ -17,7 +17,7 @@ class ClientRequest:
     """One request, or one WebSocket connection, as it came in.
 
     `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
-    the connection is checked before LiteLLM reads it.
+    the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
     """
 
     is_websocket: bool
@@ -26,6 +26,7 @@ class ClientRequest:
     headers: Mapping[str, str]
     address: str
     has_guarded_turns: bool = False
+    refused: Exception | None = None
 
     @property
     def has_json(self) -> bool:

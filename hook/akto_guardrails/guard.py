@@ -115,8 +115,21 @@ class Guard:
 
         That is everything, on routes where LiteLLM calls no hook before. Raises `Refusal` as `check_request` does.
         """
+        request = current_request()
+        # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
+        if request is None or request.path.startswith("/health") or call_type in (MCP_CALL, MCP_LIST):
+            return
+        if request.is_websocket and request.has_guarded_turns:
+            return
+        if request.refused is not None:
+            # LiteLLM tries again after some errors. A refused request is neither checked nor recorded once more.
+            raise request.refused
         key = key_in_metadata(kwargs)
-        await self._or_fallback(self._check_attempt(kwargs, key, call_type), kwargs, key, call_type)
+        try:
+            await self._or_fallback(self._check_attempt(kwargs, key, call_type), kwargs, key, call_type)
+        except Refusal as refusal:
+            request.refused = refusal
+            raise
 
     async def _or_fallback(self, check: Awaitable[None], data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         try:
@@ -175,13 +188,7 @@ class Guard:
         return opened[0].key if opened else None
 
     async def _check_attempt(self, kwargs: dict[str, Any], key: KeyHolder, call_type: str) -> None:
-        request = current_request()
-        # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
-        if request is None or request.path.startswith("/health") or call_type in (MCP_CALL, MCP_LIST):
-            return
-        if request.is_websocket and request.has_guarded_turns:
-            return
-        subject = subject_of(kwargs, call_type)
+        subject = None if call_type in _ADMINISTRATION else subject_of(kwargs, call_type)
         if subject is None:
             return
         latest = _latest.get()

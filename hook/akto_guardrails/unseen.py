@@ -7,16 +7,30 @@ fallback. It also repeats checked text in other shapes: a request translated for
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.content import CONTEXT_KEYS, is_naming, string_leaves
+from akto_guardrails.content import is_naming, string_leaves
+
+# Where LiteLLM puts text of its own making. What it adds elsewhere is the operator's: entries of a deployment's config.
+_ADDED_TO: Final = (
+    "messages",
+    "system",
+    "prompt",
+    "input",
+    "instructions",
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "query",
+    "documents",
+)
 
 
 def unseen_part(content: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level entries of `content` with a string in them that is nowhere in `seen`."""
-    changed = {key: value for key, value in content.items() if key not in CONTEXT_KEYS and value is not seen.get(key)}
+    """The top-level entries of `content` that make up a prompt and have a string in them that is nowhere in `seen`."""
+    changed = {key: content[key] for key in _ADDED_TO if key in content and content[key] is not seen.get(key)}
     if not changed:
         return {}
     strings = _Seen(string_leaves(seen).values())

@@ -8,12 +8,14 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from akto_guardrails import guard as guard_module
+from akto_guardrails.client_request import note_request
+from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import LONGEST_STRING
 from akto_guardrails.exchange import OpenExchanges
@@ -39,12 +41,13 @@ class Client:
     def __init__(self, verdict: Verdict | Callable[[dict[str, Any]], Verdict] | Exception) -> None:
         self._verdict = verdict
         self.checks: list[dict[str, Any]] = []
+        self.answer_checks: list[dict[str, Any]] = []
         self.closed = False
 
-    async def check(self, body: bytes) -> Verdict:
+    async def check(self, body: bytes, *, of_answer: bool = False) -> Verdict:
         await asyncio.sleep(0)
         sent = json.loads(body)
-        self.checks.append(sent)
+        (self.answer_checks if of_answer else self.checks).append(sent)
         if isinstance(self._verdict, Exception):
             raise self._verdict
         return self._verdict if isinstance(self._verdict, Verdict) else self._verdict(sent)
@@ -721,3 +724,715 @@ def test_closing_delivers_closes_the_connections_and_logs_the_counters(caplog: p
     assert guarded.recorder.flushed
     assert guarded.client.closed
     assert 'GuardrailsHandler stopped | {"checks_allow":1}' in caplog.text
+
+
+def came_in(path: str = "/v1/chat/completions", *, kind: str = "http", **entries: Any) -> None:
+    """A request came in: the ASGI layer notes it for the task that runs."""
+    scope = {"type": kind, "method": "POST", "path": path, "headers": [], "client": ("203.0.113.7", 1), **entries}
+    note_request(scope)
+
+
+def no_on(text: str, verdict: Verdict = BLOCK) -> Callable[[dict[str, Any]], Verdict]:
+    """A service that objects to `text`, wherever it is asked about it."""
+    return lambda sent: verdict if text in (sent["responsePayload"] or sent["requestPayload"]) else ALLOW
+
+
+class TestSecondGate:
+    """What a call of a model carries beyond what the request's check has seen."""
+
+    METADATA = {  # noqa: RUF012 - never changed
+        "user_api_key_alias": "key",
+        "user_api_key_team_id": "team-7",
+        "user_api_key_request_route": "/queue/chat/completions",
+    }
+
+    @staticmethod
+    def run(
+        guarded: Guarded,
+        data: dict[str, Any] | None,
+        *attempts: dict[str, Any],
+        path: str = "/v1/chat/completions",
+        call_type: str = "acompletion",
+    ) -> Refusal | None:
+        """The request `data`, if any hook sees it, and its attempts; gives the refusal that ends it."""
+
+        async def main() -> Refusal | None:
+            came_in(path)
+            try:
+                if data is not None:
+                    await guarded.guard.check_request(data, Key(), "acompletion")
+                for kwargs in attempts:
+                    await guarded.guard.check_attempt(kwargs, call_type)
+            except Refusal as refusal:
+                return refusal
+            finally:
+                await guarded.guard.close(5)
+            return None
+
+        return asyncio.run(main())
+
+    @pytest.mark.parametrize("mode", ["true", "false"])
+    def test_an_attempt_with_nothing_new_is_not_checked(self, mode: str) -> None:
+        guarded = Guarded(SYNC_MODE=mode)
+        data = marked(chat("hello\nworld", system="rules"))
+        again = {"model": "deployment", "input": [{"role": "user", "content": "hello"}], "instructions": "rules"}
+        assert self.run(guarded, data, dict(data), {**data, "model": "deployment"}, again) is None
+        assert len(guarded.client.checks) == 1
+        assert "checks_at_the_second_gate" not in guarded.counters.snapshot()
+        guarded.finish(data)
+        assert len(guarded.records) == 1
+
+    def test_what_is_new_is_checked_alone_and_under_the_same_identity(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello", system="rules"))
+        new = [{"role": "system", "content": "found on the web"}, *data["messages"]]
+        assert self.run(guarded, data, {**data, "messages": new}) is None
+        first, second = guarded.client.checks
+        assert content_of(second) == {"messages": new}
+        for name in ("path", "requestHeaders", "tag", "ip"):
+            assert first[name] == second[name]
+        assert guarded.counters.snapshot()["checks_at_the_second_gate"] == 1
+
+    def test_what_was_new_is_checked_once_however_many_attempts_there_are(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello"))
+        kwargs = {**data, "messages": [{"role": "user", "content": "template"}, *data["messages"]]}
+        assert self.run(guarded, data, kwargs, dict(kwargs), {**kwargs, "documents": ["another"]}) is None
+        assert [content_of(check).keys() - {"model"} for check in guarded.client.checks] == [
+            {"messages"},
+            {"messages"},
+            {"documents"},
+        ]
+
+    def test_new_text_can_be_refused_and_the_request_is_recorded_once_as_that(self) -> None:
+        guarded = Guarded(no_on("poison"))
+        data = marked(chat("hello"))
+        refusal = self.run(guarded, data, {**data, "documents": ["poison"]})
+        assert refusal is not None
+        assert (refusal.status, refusal.judged) == (403, True)
+        guarded.finish(data, {"error": {}}, 403)
+        (record,) = guarded.records
+        assert record["status"] == "403"
+        assert content_of(record)["documents"] == ["poison"]
+        assert content_of(record)["messages"][0]["content"] == "hello"
+
+    def test_new_text_is_masked_in_the_attempt(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        data = marked(chat("hello"))
+        kwargs = {**data, "documents": [CARD], "temperature": 0.2}
+        assert self.run(guarded, data, kwargs) is None
+        assert kwargs == {**data, "documents": [MASKED_CARD], "temperature": 0.2}
+
+    def test_masked_text_is_not_new_in_the_attempt(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        data = marked(chat(CARD))
+        kwargs = dict(data)
+        assert self.run(guarded, data, kwargs) is None
+        assert len(guarded.client.checks) == 1
+
+    def test_text_that_was_masked_is_new_where_it_comes_back(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        data = marked(chat(CARD))
+        kwargs = {"model": "m", "input": CARD}
+        assert self.run(guarded, data, kwargs) is None
+        assert kwargs["input"] == MASKED_CARD
+
+    @pytest.mark.parametrize(("fallback", "status"), [("fail_open", None), ("fail_closed", 503)])
+    def test_without_a_verdict_on_new_text_the_fallback_decides(self, fallback: str, status: int | None) -> None:
+        guarded = Guarded(no_on("new", unavailable(Cause.TIMEOUT)), UNREACHABLE_FALLBACK=fallback)
+        data = marked(chat("hello"))
+        refusal = self.run(guarded, data, {**data, "documents": ["new"]})
+        assert (refusal and refusal.status) == status
+
+    def test_new_text_is_only_watched_where_nothing_is_enforced(self) -> None:
+        guarded = Guarded(no_on("poison"), SYNC_MODE="false")
+        data = marked(chat("hello"))
+        assert self.run(guarded, data, {**data, "documents": ["poison"]}) is None
+        assert len(guarded.client.checks) == 2
+
+    def test_a_call_whose_request_no_hook_saw_is_checked_whole_and_recorded(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello", metadata=self.METADATA))
+        assert self.run(guarded, None, data, dict(data), path="/queue/chat/completions") is None
+        (check,) = guarded.client.checks
+        assert content_of(check) == {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
+        assert check["path"] == "/queue/chat/completions"
+        assert json.loads(check["requestHeaders"])["host"] == "key"
+        assert json.loads(check["tag"])["team_id"] == "team-7"
+        exchange = guarded.guard.open_exchange(data)
+        assert exchange is not None
+        assert exchange.at_gate is True
+        guarded.finish(data)
+        assert [answer_of(record) for record in guarded.records] == [ANSWER]
+
+    def test_a_call_whose_request_a_hook_saw_is_not_taken_for_one_at_the_gate(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello"))
+        self.run(guarded, data, dict(data))
+        exchange = guarded.guard.open_exchange(data)
+        assert exchange is not None
+        assert exchange.at_gate is False
+
+    def test_a_call_whose_request_no_hook_saw_can_be_refused(self) -> None:
+        guarded = Guarded(BLOCK)
+        refusal = self.run(guarded, None, marked(chat("poison")), path="/v1/rag/query")
+        assert refusal is not None
+        assert refusal.status == 403
+        assert [record["status"] for record in guarded.records] == ["403"]
+
+    def test_the_body_of_a_routed_pass_through_is_checked_and_masked(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        kwargs = {"model": "m", "json": {"message": CARD}, "method": "POST"}
+        assert self.run(guarded, None, kwargs, path="/vllm/chat", call_type="allm_passthrough_route") is None
+        assert content_of(guarded.client.checks[0]) == {"message": CARD}
+        assert kwargs["json"] == {"message": MASKED_CARD}
+
+    def test_a_call_of_litellms_own_is_not_checked(self) -> None:
+        guarded = Guarded(BLOCK)
+
+        async def main() -> None:
+            await guarded.guard.check_attempt(chat("ping"), "acompletion")
+
+        asyncio.run(main())
+        assert guarded.client.checks == []
+
+    @pytest.mark.parametrize("path", ["/health", "/health/test_connection"])
+    def test_a_health_check_is_not_checked(self, path: str) -> None:
+        guarded = Guarded(BLOCK)
+        assert self.run(guarded, None, chat("ping"), path=path) is None
+        assert guarded.client.checks == []
+
+    @pytest.mark.parametrize("call_type", ["call_mcp_tool", "list_mcp_tools"])
+    def test_a_tool_call_had_its_hook_already(self, call_type: str) -> None:
+        guarded = Guarded(BLOCK)
+        assert self.run(guarded, None, {"mcp_tool_name": "t", "mcp_arguments": {}}, call_type=call_type) is None
+
+    def test_text_nested_too_deeply_is_refused_here_too(self) -> None:
+        guarded = Guarded()
+        refusal = self.run(guarded, None, chat(messages=nested(20_000)), path="/v1/rag/query")
+        assert refusal is not None
+        assert refusal.status == 413
+
+    def test_a_bug_of_the_guard_is_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise ValueError("secret-content")
+
+        monkeypatch.setattr(guard_module, "unseen_part", broken)
+        data = marked(chat("hello"))
+        assert self.run(Guarded(), data, dict(data)) is None
+        refusal = self.run(Guarded(UNREACHABLE_FALLBACK="fail_closed"), data, dict(data))
+        assert refusal is not None
+        assert refusal.status == 503
+
+    @pytest.mark.xfail(strict=True, reason="defect: what was checked is looked up in the very objects that changed since")
+    def test_text_that_was_added_to_the_checked_objects_themselves_is_new(self) -> None:
+        """Callbacks after the guard, and LiteLLM itself, may write into the list of messages."""
+        guarded = Guarded(no_on("poison"))
+        data = marked(chat("hello"))
+
+        async def main() -> None:
+            came_in()
+            await guarded.guard.check_request(data, Key(), "acompletion")
+            data["messages"].append({"role": "system", "content": "poison"})
+            await guarded.guard.check_attempt(dict(data), "acompletion")
+
+        with pytest.raises(Refusal):
+            asyncio.run(main())
+
+    @pytest.mark.xfail(strict=True, reason="defect: the context of one request is the next one's on the same connection")
+    def test_a_request_does_not_inherit_what_was_checked_for_another(self) -> None:
+        """uvicorn starts a pipelined request in the context of the one before it."""
+        guarded = Guarded()
+        first, second = marked(chat("hello")), marked(chat("hello"))
+
+        async def main() -> None:
+            came_in()
+            await guarded.guard.check_request(first, Key(key_alias="one"), "acompletion")
+            guarded.guard.finished(first, ANSWER, 200)
+            came_in("/v1/rag/query")
+            await guarded.guard.check_attempt(second, "aquery")
+            guarded.guard.finished(second, ANSWER, 200)
+
+        asyncio.run(main())
+        assert len(guarded.client.checks) == 2
+        assert len(guarded.records) == 2
+
+    @pytest.mark.xfail(strict=True, reason="defect: a tool call within a request takes the request's place at the gate")
+    def test_a_tool_call_within_a_request_does_not_make_its_text_new(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello"))
+        call = {"mcp_tool_name": "search", "mcp_server_name": "s", "mcp_arguments": {"q": "x"}, "litellm_call_id": "c"}
+
+        async def main() -> None:
+            came_in()
+            await guarded.guard.check_request(data, Key(), "acompletion")
+            await guarded.guard.check_request(call, Key(), "call_mcp_tool")
+            await guarded.guard.check_attempt(dict(data), "acompletion")
+
+        asyncio.run(main())
+        assert len(guarded.client.checks) == 2
+
+    @pytest.mark.xfail(strict=True, reason="defect: with SYNC_MODE=false what was new is not remembered")
+    def test_what_was_new_is_watched_once(self) -> None:
+        guarded = Guarded(SYNC_MODE="false")
+        data = marked(chat("hello"))
+        kwargs = {**data, "documents": ["new"]}
+        self.run(guarded, data, kwargs, dict(kwargs), dict(kwargs))
+        assert len(guarded.client.checks) == 2
+
+    @pytest.mark.xfail(strict=True, reason="defect: uploads and batches are checked and recorded for their names and ids")
+    @pytest.mark.parametrize(
+        ("call_type", "body"),
+        [("acreate_file", {"purpose": "batch"}), ("acreate_batch", {"input_file_id": "file-1", "endpoint": "/v1/x"})],
+    )
+    def test_a_call_without_text_for_a_model_is_not_checked_at_the_gate(
+        self, call_type: str, body: dict[str, str]
+    ) -> None:
+        guarded = Guarded()
+        data = {**body, "proxy_server_request": {"body": dict(body)}}
+        assert self.run(guarded, None, data, path="/v1/batches", call_type=call_type) is None
+        assert guarded.client.checks == []
+
+
+class TestAnswers:
+    """RESPONSE_GUARDRAILS."""
+
+    SAID = {"choices": [{"message": {"role": "assistant", "content": CARD}}]}  # noqa: RUF012 - never changed
+
+    @staticmethod
+    def asked(
+        verdict: Verdict | Callable[[dict[str, Any]], Verdict] | Exception,
+        body: object,
+        call_type: str = "acompletion",
+        **environment: str,
+    ) -> tuple[Guarded, dict[str, Any], Mapping[Path, str] | Refusal]:
+        """A guard that allowed a request, the request, and what it says of an answer with `body`."""
+        guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true", **environment)
+        data = marked(chat("hello"))
+
+        async def main() -> Mapping[Path, str] | Refusal:
+            await guarded.guard.check_request(data, Key(), call_type)
+            guarded.client._verdict = verdict  # noqa: SLF001
+            try:
+                return await guarded.guard.check_answer(data, body)
+            except Refusal as refusal:
+                return refusal
+
+        return guarded, data, asyncio.run(main())
+
+    def test_an_allowed_answer_passes_unchanged_and_is_recorded_with_its_request(self) -> None:
+        guarded, data, outcome = self.asked(ALLOW, self.SAID)
+        assert outcome == {}
+        (check,) = guarded.client.answer_checks
+        assert content_of(check) == content_of(guarded.client.checks[0])
+        assert answer_of(check) == self.SAID
+        assert guarded.counters.snapshot() == {"answers_allow": 1, "checks_allow": 1}
+        guarded.finish(data, self.SAID)
+        assert [answer_of(record) for record in guarded.records] == [self.SAID]
+
+    def test_a_blocked_answer_is_refused_and_recorded_once_with_what_it_was(self) -> None:
+        guarded, data, outcome = self.asked(BLOCK, self.SAID)
+        assert isinstance(outcome, Refusal)
+        assert (outcome.status, outcome.judged) == (403, True)
+        assert outcome.message == "Blocked by Akto Guardrails: Prompt injection detected"
+        guarded.finish(data, {"error": {}}, 403)
+        (record,) = guarded.records
+        assert record["status"] == "403"
+        assert answer_of(record) == {
+            "x-blocked-by": "Akto Proxy",
+            "reason": "Prompt injection detected",
+            "answer": self.SAID,
+        }
+
+    def test_a_flagged_answer_passes_and_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        _, _, outcome = self.asked(ALERT, self.SAID)
+        assert outcome == {}
+        assert "flagged | call_id=call-1" in caplog.text
+
+    def test_masks_are_given_by_their_place_in_the_answer(self) -> None:
+        masks = lambda sent: Verdict(Decision.ALLOW, mask=sent["responsePayload"].replace(CARD, MASKED_CARD))  # noqa: E731
+        guarded, _, outcome = self.asked(masks, self.SAID)
+        assert outcome == {("choices", 0, "message", "content"): MASKED_CARD}
+        assert guarded.counters.snapshot()["masks_applied"] == 1
+        _, _, outcome = self.asked(masks, [self.SAID, self.SAID])
+        assert outcome == {(n, "choices", 0, "message", "content"): MASKED_CARD for n in (0, 1)}
+
+    def test_a_mask_without_a_place_refuses_the_answer_which_is_recorded_once(self) -> None:
+        guarded, data, outcome = self.asked(Verdict(Decision.ALLOW, mask="not JSON"), self.SAID)
+        assert isinstance(outcome, Refusal)
+        assert (outcome.status, outcome.judged) == (403, True)
+        guarded.finish(data, {"error": {}}, 403)
+        assert [answer_of(record)["answer"] for record in guarded.records] == [self.SAID]
+
+    @pytest.mark.parametrize("error", [unavailable(Cause.TIMEOUT), ValueError("secret-content")])
+    def test_without_a_verdict_the_fallback_decides(self, error: Verdict | Exception) -> None:
+        guarded, data, outcome = self.asked(error, self.SAID)
+        assert outcome == {}
+        guarded.finish(data, self.SAID)
+        assert [record["status"] for record in guarded.records] == ["200"]
+
+        guarded, data, outcome = self.asked(error, self.SAID, UNREACHABLE_FALLBACK="fail_closed")
+        assert isinstance(outcome, Refusal)
+        assert (outcome.status, outcome.judged) == (503, False)
+        guarded.finish(data, {"error": {}}, 503)
+        assert [record["status"] for record in guarded.records] == ["503"]
+
+    @pytest.mark.parametrize("fallback", ["fail_open", "fail_closed"])
+    def test_an_answer_too_large_to_be_checked_never_passes(self, fallback: str) -> None:
+        body = {"text": "x" * (LONGEST_STRING + 1)}
+        guarded, _, outcome = self.asked(
+            ALLOW, body, MAX_CHECK_CHARACTERS=str(LONGEST_STRING), UNREACHABLE_FALLBACK=fallback
+        )
+        assert isinstance(outcome, Refusal)
+        assert (outcome.status, outcome.message) == (413, "Answer too large to be checked by Akto Guardrails")
+        assert guarded.client.answer_checks == []
+        (record,) = guarded.records
+        assert len(record["responsePayload"]) <= LONGEST_STRING
+
+    def test_media_is_left_out_of_what_is_checked(self) -> None:
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400}}
+        guarded, _, _ = self.asked(ALLOW, {"choices": [{"message": {"content": [image]}}]})
+        assert "AAAA" not in guarded.client.answer_checks[0]["responsePayload"]
+
+    def test_an_answer_to_a_request_that_is_recorded_already_is_not_checked(self) -> None:
+        guarded, data, _ = self.asked(BLOCK, self.SAID)
+        assert guarded.guard.checks_answers(data) is False
+        assert asyncio.run(guarded.guard.check_answer(data, self.SAID)) == {}
+
+    @pytest.mark.parametrize(
+        ("environment", "call_type", "checked"),
+        [
+            ({"RESPONSE_GUARDRAILS": "true"}, "acompletion", True),
+            ({"RESPONSE_GUARDRAILS": "true"}, "anthropic_messages", True),
+            ({"RESPONSE_GUARDRAILS": "true"}, "aresponses", True),
+            ({"RESPONSE_GUARDRAILS": "true"}, "agenerate_content_stream", True),
+            ({"RESPONSE_GUARDRAILS": "true"}, "aembedding", False),
+            ({"RESPONSE_GUARDRAILS": "true"}, "image_generation", False),
+            ({"RESPONSE_GUARDRAILS": "true", "SYNC_MODE": "false"}, "acompletion", False),
+            ({}, "acompletion", False),
+        ],
+    )
+    def test_answers_are_held_where_a_model_speaks_and_the_operator_wants_it(
+        self, environment: dict[str, str], call_type: str, checked: bool
+    ) -> None:
+        guarded = Guarded(**environment)
+        data = marked(chat("hello"))
+        asyncio.run(guarded.guard.check_request(data, Key(), call_type))
+        assert guarded.guard.checks_answers(data) is checked
+        assert guarded.guard.checks_answers(marked(chat("another"))) is False
+
+    @pytest.mark.parametrize(("call_type", "checks"), [("acompletion", 1), ("aembedding", 0)])
+    def test_where_nothing_is_enforced_they_are_checked_after_they_were_given_out(
+        self, call_type: str, checks: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        guarded = Guarded(no_on("4111"), RESPONSE_GUARDRAILS="true", SYNC_MODE="false")
+        data = marked(chat("hello"))
+
+        async def main() -> None:
+            await guarded.guard.check_request(data, Key(), call_type)
+            guarded.guard.finished(data, self.SAID, 200)
+            assert guarded.client.answer_checks == []
+            await guarded.guard.close(5)
+
+        asyncio.run(main())
+        assert len(guarded.client.answer_checks) == checks
+        assert caplog.text.count("violation seen, not enforced") == checks
+        assert [record["status"] for record in guarded.records] == ["200"]
+
+    def test_no_log_line_holds_the_answer(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG):
+            for verdict in (BLOCK, ALERT, Verdict(Decision.ALLOW, mask="secret-mask"), ValueError("secret-error")):
+                self.asked(verdict, {"choices": [{"text": "secret-answer"}]})
+        assert caplog.records
+        assert "secret" not in caplog.text
+
+    @pytest.mark.xfail(strict=True, reason="defect: an answer fetched by its id has no exchange, so it is never checked")
+    def test_an_answer_that_is_fetched_later_is_checked(self) -> None:
+        """`POST /responses` with `background: true` answers empty; `GET /responses/{id}` has the text."""
+        guarded = Guarded(RESPONSE_GUARDRAILS="true")
+        data = {"response_id": "resp_1", "proxy_server_request": {"body": {}}, "litellm_call_id": "call-1"}
+        asyncio.run(guarded.guard.check_request(data, Key(), "aget_responses"))
+        assert guarded.guard.checks_answers(data)
+
+
+class TestToolCalls:
+    """Tool calls, in answers and as requests of their own."""
+
+    MCP = {  # noqa: RUF012 - never changed
+        "mcp_tool_name": "refund",
+        "mcp_server_name": "shop",
+        "mcp_arguments": {"note": CARD, "amount": 7},
+        "litellm_call_id": "call-1",
+        "model": "mcp-tool-call",
+    }
+
+    @staticmethod
+    def call(guarded: Guarded, data: dict[str, Any], call_type: str = "call_mcp_tool") -> None:
+        """Checks an MCP call."""
+        asyncio.run(guarded.guard.check_request(data, Key(key_alias="checkout"), call_type))
+
+    @staticmethod
+    def answered(guarded: Guarded, answer: object, call_type: str = "acompletion") -> None:
+        """A request and its answer."""
+        data = marked(chat("hello"))
+
+        async def main() -> None:
+            await guarded.guard.check_request(data, Key(key_alias="checkout"), call_type)
+            guarded.guard.finished(data, answer, 200)
+            await guarded.guard.close(5)
+
+        asyncio.run(main())
+
+    def test_those_in_an_answer_are_recorded_on_their_own(self) -> None:
+        guarded = Guarded()
+        calls = [
+            {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"q": "x"}'}},
+            {"id": "2", "type": "function", "function": {"name": "mcp__github__search", "arguments": '{"q": "y"}'}},
+        ]
+        self.answered(guarded, {"choices": [{"message": {"role": "assistant", "tool_calls": calls}}]})
+        exchange, ordinary, mcp = guarded.records
+        assert exchange["path"] == "/v1/chat/completions"
+        assert (ordinary["path"], mcp["path"]) == ("/tool/search", "/mcp")
+        assert json.loads(ordinary["requestPayload"]) == {"body": {"q": "x"}, "toolName": "search"}
+        params = {"name": "search", "arguments": {"q": "y"}}
+        assert json.loads(mcp["requestPayload"]) == {
+            "jsonrpc": "2.0",
+            "method": "tools/call",
+            "params": params,
+            "id": 1,
+        }
+        hosts = [json.loads(record["requestHeaders"])["host"] for record in guarded.records]
+        assert hosts == ["checkout", "checkout", "checkout.litellm.github"]
+        kinds = ["gen-ai" in json.loads(record["tag"]) for record in guarded.records]
+        assert kinds == [True, True, False]
+        assert ordinary["responsePayload"] is mcp["responsePayload"] is None
+        assert guarded.counters.snapshot()["tool_calls_recorded"] == 2
+
+    def test_their_paths_are_the_operators(self) -> None:
+        guarded = Guarded(MCP_INGEST_PATH="/gateway/mcp", NON_MCP_TOOL_PATH_PREFIX="/tools")
+        calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("search", "mcp__github__search")]
+        self.answered(guarded, {"choices": [{"message": {"tool_calls": calls}}]})
+        assert [record["path"] for record in guarded.records[1:]] == ["/tools/search", "/gateway/mcp"]
+
+    def test_a_call_that_cannot_be_recorded_is_counted_and_harms_nothing(self) -> None:
+        guarded = Guarded()
+        deep = {"output": [{"type": "function_call", "name": "f", "arguments": nested(20_000)}]}
+        guarded.guard._record = lambda *_: None  # type: ignore[method-assign]
+        self.answered(guarded, deep)
+        assert guarded.counters.snapshot()["unavailable_internal"] == 1
+
+    def test_an_mcp_call_is_checked_as_json_rpc_under_a_host_of_its_server(self) -> None:
+        guarded = Guarded()
+        data = copy.deepcopy(self.MCP)
+        self.call(guarded, data)
+        assert data == self.MCP
+        (check,) = guarded.client.checks
+        assert json.loads(check["requestPayload"]) == {
+            "jsonrpc": "2.0",
+            "method": "tools/call",
+            "params": {"name": "refund", "arguments": {"note": CARD, "amount": 7}},
+            "id": 1,
+        }
+        assert check["path"] == "/mcp"
+        assert json.loads(check["requestHeaders"])["host"] == "checkout.litellm.shop"
+        tags = json.loads(check["tag"])
+        assert (tags["mcp_server_name"], tags["tool_name"]) == ("shop", "refund")
+        assert "gen-ai" not in tags
+
+    def test_an_mcp_call_is_recorded_with_its_result_as_json_rpc_and_not_once_more_as_a_tool_call(self) -> None:
+        guarded = Guarded()
+        result = {"content": [{"type": "tool_use", "name": "x", "input": {}}]}
+        data = copy.deepcopy(self.MCP)
+        self.call(guarded, data)
+        guarded.finish({"litellm_call_id": "call-1"}, result)
+        (record,) = guarded.records
+        assert json.loads(record["responsePayload"]) == {"jsonrpc": "2.0", "id": 1, "result": result}
+        assert record["path"] == "/mcp"
+
+    def test_masked_arguments_are_handed_to_litellm_under_the_name_it_reads(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        data = copy.deepcopy(self.MCP)
+        self.call(guarded, data)
+        assert data["modified_arguments"] == {"note": MASKED_CARD, "amount": 7}
+        guarded.finish(data, {"content": []})
+        assert "4111" not in json.dumps(guarded.records)
+        assert MASKED_CARD in guarded.records[0]["requestPayload"]
+
+    def test_a_blocked_mcp_call_is_refused_and_recorded(self) -> None:
+        guarded = Guarded(BLOCK)
+        with pytest.raises(Refusal):
+            self.call(guarded, copy.deepcopy(self.MCP))
+        assert [record["status"] for record in guarded.records] == ["403"]
+
+    def test_a_catalogs_tool_is_checked_and_masked_and_waits_for_no_answer(self) -> None:
+        guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+        data = {"mcp_tool_name": "refund", "mcp_tool_description": CARD, "mcp_input_schema": {}, "litellm_call_id": "c"}
+        self.call(guarded, data, "list_mcp_tools")
+        assert data["mcp_tool_description"] == MASKED_CARD
+        assert guarded.guard.open_exchange(data) is None
+        assert guarded.records == []
+
+    @pytest.mark.xfail(strict=True, reason="defect: a mask outside of the arguments is recorded and not applied")
+    def test_a_mask_of_the_tools_name_cannot_be_applied(self) -> None:
+        guarded = Guarded(mask("refund", "<NAME>"))
+        with pytest.raises(Refusal):
+            self.call(guarded, copy.deepcopy(self.MCP))
+
+
+class TestBatchRecords:
+    """Records of a batch file, each of which LiteLLM shows before the file goes to a provider."""
+
+    @staticmethod
+    def shown(guarded: Guarded, *records: dict[str, Any], path: str = "/v1/files") -> None:
+        async def main() -> None:
+            came_in(path)
+            for record in records:
+                await guarded.guard.check_request(record, Key(), "acompletion")
+
+        asyncio.run(main())
+
+    def test_each_is_checked_and_recorded_at_once_without_an_answer(self) -> None:
+        guarded = Guarded()
+        records = [{"model": "m", "messages": [{"role": "user", "content": text}]} for text in ("one", "two")]
+        self.shown(guarded, *records)
+        assert [content_of(check)["messages"][0]["content"] for check in guarded.client.checks] == ["one", "two"]
+        assert [content_of(record)["messages"][0]["content"] for record in guarded.records] == ["one", "two"]
+        assert {record["responsePayload"] for record in guarded.records} == {None}
+        assert guarded.guard.open_exchange(records[0]) is None
+
+    def test_a_blocked_one_is_recorded_once(self) -> None:
+        guarded = Guarded(BLOCK)
+        with pytest.raises(Refusal):
+            self.shown(guarded, {"messages": [{"role": "user", "content": "one"}]})
+        assert [record["status"] for record in guarded.records] == ["403"]
+
+    @pytest.mark.parametrize(
+        ("path", "entries"),
+        [("/v1/chat/completions", {}), ("/v1/files", {"proxy_server_request": {}}), ("/v1/files", {"litellm_logging_obj": LoggingObject()})],
+    )
+    def test_other_requests_wait_for_their_answer(self, path: str, entries: dict[str, Any]) -> None:
+        guarded = Guarded()
+        data = {"messages": [{"role": "user", "content": "one"}], "litellm_call_id": "call-1", **entries}
+        self.shown(guarded, data, path=path)
+        assert guarded.records == []
+        assert guarded.guard.open_exchange(data) is not None
+
+
+class TestUncheckedRoutes:
+    """UNCHECKED_ROUTES."""
+
+    @pytest.mark.parametrize(("setting", "admitted"), [("allow", True), ("deny", False)])
+    def test_each_family_is_counted_and_logged_once(
+        self, setting: str, admitted: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        guarded = Guarded(UNCHECKED_ROUTES=setting)
+        for family in ("assistants", "token counting", "assistants", "assistants"):
+            assert guarded.guard.admits(family) is admitted
+        assert guarded.counters.snapshot() == {"unchecked_assistants": 3, "unchecked_token_counting": 1}
+        lines = [line.getMessage() for line in caplog.records]
+        assert lines == [
+            f"unchecked route | assistants | UNCHECKED_ROUTES={setting}",
+            f"unchecked route | token counting | UNCHECKED_ROUTES={setting}",
+        ]
+
+    @staticmethod
+    def send(guarded: Guarded, data: dict[str, Any], call_type: str, content_type: str, method: str = "POST") -> None:
+        async def main() -> None:
+            headers = [(b"content-type", content_type.encode())] if content_type else []
+            came_in("/cohere/v1/x", headers=headers, method=method)
+            await guarded.guard.check_request(data, Key(), call_type)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize(
+        ("data", "call_type", "content_type", "counter"),
+        [
+            ({}, "pass_through_endpoint", "multipart/form-data; boundary=x", "unchecked_pass-through_body_that_is_not_JSON"),
+            ({"purpose": "assistants"}, "acreate_file", "multipart/form-data; boundary=x", "unchecked_file_upload"),
+            ({}, "acreate_file", "multipart/form-data; boundary=x", "unchecked_file_upload"),
+        ],
+    )
+    def test_a_body_that_no_hook_is_shown_counts_as_one(
+        self, data: dict[str, Any], call_type: str, content_type: str, counter: str
+    ) -> None:
+        guarded = Guarded()
+        self.send(guarded, data, call_type, content_type)
+        assert guarded.counters.snapshot() == {counter: 1}
+        with pytest.raises(Refusal) as caught:
+            self.send(Guarded(UNCHECKED_ROUTES="deny"), data, call_type, content_type)
+        assert (caught.value.status, caught.value.judged) == (403, False)
+
+    @pytest.mark.parametrize(
+        ("data", "call_type", "content_type", "method"),
+        [
+            ({"message": "hi"}, "pass_through_endpoint", "application/json", "POST"),
+            ({"message": "hi"}, "pass_through_endpoint", "", "POST"),
+            ({}, "pass_through_endpoint", "", "GET"),
+            ({"purpose": "batch"}, "acreate_file", "multipart/form-data; boundary=x", "POST"),
+            (chat("hi"), "acompletion", "text/plain", "POST"),
+        ],
+    )
+    def test_a_body_that_is_shown_does_not(
+        self, data: dict[str, Any], call_type: str, content_type: str, method: str
+    ) -> None:
+        guarded = Guarded(UNCHECKED_ROUTES="deny")
+        self.send(guarded, dict(data), call_type, content_type, method)
+        assert not [name for name in guarded.counters.snapshot() if name.startswith("unchecked")]
+
+
+@pytest.mark.parametrize("call_type", ["acreate_file", "acreate_batch", "acreate_fine_tuning_job"])
+def test_calls_that_carry_only_names_and_ids_are_not_checked(call_type: str) -> None:
+    guarded = Guarded(BLOCK)
+    data = {"purpose": "batch", "endpoint": "/v1/x", "proxy_server_request": {"body": {"endpoint": "/v1/x"}}}
+    asyncio.run(guarded.guard.check_request(data, Key(), call_type))
+    assert guarded.client.checks == []
+
+
+class TestTurns:
+    """Messages on a WebSocket, whose pre-call hook LiteLLM calls once."""
+
+    CONNECTION = {"litellm_call_id": "call-1", "metadata": {"agent_name": "agent"}}  # noqa: RUF012 - never changed
+
+    def turn(self, guarded: Guarded, event: dict[str, Any]) -> Any:
+        """The mark of the exchange of one message."""
+        data = marked(dict(self.CONNECTION))
+        return asyncio.run(guarded.guard.check_turn(event, data, Key(), "_aresponses_websocket"))
+
+    def test_each_is_checked_and_recorded_with_its_own_answer(self) -> None:
+        guarded = Guarded()
+        data = marked(dict(self.CONNECTION))
+
+        async def main() -> None:
+            came_in("/v1/responses", kind="websocket")
+            marks = []
+            for text in ("one", "two"):
+                event = {"type": "response.create", "model": "m", "input": text}
+                marks.append(await guarded.guard.check_turn(event, data, Key(), "_aresponses_websocket"))
+            assert len(set(marks)) == 2
+            for key, answer in reversed(list(zip(marks, ("to one", "to two"), strict=True))):
+                guarded.guard.finished_exchange(key, {"answer": answer}, 200)
+                guarded.guard.finished_exchange(key, {"answer": answer}, 200)
+
+        asyncio.run(main())
+        assert [content_of(check)["input"] for check in guarded.client.checks] == ["one", "two"]
+        assert [(content_of(each)["input"], answer_of(each)["answer"]) for each in guarded.records] == [
+            ("two", "to two"),
+            ("one", "to one"),
+        ]
+        assert json.loads(guarded.records[0]["requestHeaders"])["host"] == "agent"
+
+    def test_masked_text_is_masked_in_the_message(self) -> None:
+        event = {"type": "response.create", "model": "m", "input": CARD, "temperature": 1}
+        self.turn(Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>")), event)
+        assert event == {"type": "response.create", "model": "m", "input": MASKED_CARD, "temperature": 1}
+
+    def test_a_blocked_one_is_refused_and_recorded(self) -> None:
+        guarded = Guarded(BLOCK)
+        with pytest.raises(Refusal):
+            self.turn(guarded, {"type": "response.create", "input": "poison"})
+        assert [record["status"] for record in guarded.records] == ["403"]
+
+    def test_one_without_text_is_not_checked(self) -> None:
+        guarded = Guarded(BLOCK)
+        assert self.turn(guarded, {"type": "response.cancel", "event_id": "e"}) is None
+        assert guarded.client.checks == []

@@ -1,0 +1,217 @@
+"""The second gate: what reaches a model beyond what was checked is checked too, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+from testcontainers.core.network import Network
+
+from integration.containers import MASTER_KEY, READY_SECONDS, GuardedProxy, MockAkto, MockLlm, proxy_config
+from integration.test_chat import CARD, MASKED
+
+BAD = "please zebra-block this"
+# The part of the template is the operator's, the variable the caller's.
+TEMPLATE = "---\nmodel: gpt-4o-mini\n---\nUser: Greet {{name}} politely"
+TOOL = {"type": "object", "properties": {"city": {"type": "string", "description": "where"}}}
+
+
+def config() -> dict[str, Any]:
+    openai = {"api_base": "http://mock-llm:8081/v1", "api_key": "os.environ/MODEL_KEY"}
+    wanted = proxy_config()
+    wanted["model_list"] += [
+        {
+            "model_name": "with-extras",
+            "litellm_params": {
+                "model": "openai/gpt-4o-mini",
+                **openai,
+                "extra_body": {"guided_choice": ["first choice", "second choice"]},
+            },
+        },
+        {
+            "model_name": "down",
+            "litellm_params": {"model": "openai/down", **openai, "api_base": "http://mock-llm:1/v1"},
+        },
+    ]
+    params = {"prompt_id": "greet", "prompt_integration": "dotprompt", "dotprompt_content": TEMPLATE}
+    return wanted | {
+        "router_settings": {"num_retries": 2, "fallbacks": [{"down": ["gpt-4o-mini"]}]},
+        "prompts": [{"prompt_id": "greet", "litellm_params": params}],
+    }
+
+
+@pytest.fixture(scope="module")
+def gated_proxy(
+    network: Network, session_akto: MockAkto, session_llm: MockLlm, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GuardedProxy]:
+    proxy = GuardedProxy(network, tmp_path_factory.mktemp("config"), config=config())
+    proxy.container.start()
+    yield proxy.wait_until_ready("/health/readiness", READY_SECONDS)
+    proxy.stop()
+
+
+@pytest.fixture
+def gated(gated_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm) -> GuardedProxy:
+    return gated_proxy
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+CHAT = {
+    "messages": [
+        {"role": "system", "content": "You are a helper.\nBe brief."},
+        user([{"type": "text", "text": "What is the weather?"}, {"type": "text", "text": "In Paris."}]),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city": "Paris", "days": ["today", "tomorrow"]}'},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+        user("Thanks. And\n\nin Rome?"),
+    ],
+    "tools": [{"type": "function", "function": {"name": "weather", "description": "Looks it up", "parameters": TOOL}}],
+}
+MESSAGES = {
+    "max_tokens": 9,
+    "system": [{"type": "text", "text": "You are a helper."}, {"type": "text", "text": "Be brief."}],
+    "messages": [
+        user([{"type": "text", "text": "What is the weather?"}, {"type": "text", "text": "In Paris."}]),
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Let me look."},
+                {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Paris", "days": ["today"]}},
+            ],
+        },
+        user([{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "sunny"}]}]),
+    ],
+    "tools": [{"name": "weather", "description": "Looks it up", "input_schema": TOOL}],
+}
+RESPONSES = {
+    "instructions": "You are a helper.",
+    "input": [
+        user([{"type": "input_text", "text": "What is the weather?"}, {"type": "input_text", "text": "In Paris."}]),
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Paris"}'},
+        {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
+    ],
+    "tools": [{"type": "function", "name": "weather", "description": "Looks it up", "parameters": TOOL}],
+}
+GEMINI = {
+    "systemInstruction": {"parts": [{"text": "You are a helper."}, {"text": "Be brief."}]},
+    "contents": [{"role": "user", "parts": [{"text": "What is the weather?"}, {"text": "In Paris."}]}],
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"model": "gpt-4o-mini", **CHAT}),
+        ("/v1/chat/completions", {"model": "claude", **CHAT}),
+        ("/v1/chat/completions", {"model": "gpt-4o-mini,claude", **CHAT}),
+        ("/v1/chat/completions", {"model": "with-extras", **CHAT}),
+        ("/v1/chat/completions", {"model": "down", **CHAT}),
+        ("/v1/messages", {"model": "claude", **MESSAGES}),
+        ("/v1/messages", {"model": "gpt-4o-mini", **MESSAGES}),
+        ("/v1/responses", {"model": "gpt-4o-mini", **RESPONSES}),
+        ("/v1/responses", {"model": "claude", **RESPONSES}),
+        ("/v1beta/models/claude:generateContent", GEMINI),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.get("model", "claude"),
+)
+def test_translations_retries_and_fallbacks_cost_no_further_check(
+    gated: GuardedProxy, akto: MockAkto, llm: MockLlm, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    # A whole answer is all that Gemini's path and a list of models can give.
+    can_stream = "contents" not in body and "," not in body["model"]
+    response = gated.post(path, {**body, "stream": True} if stream and can_stream else body)
+    assert response.status_code == 200, response.text
+    akto.wait_for("record", 1)
+    assert len(akto.calls("check")) == 1
+    assert llm.requests()
+
+
+def test_failing_attempts_cost_one_check_and_give_one_record(gated: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    assert gated.chat("please fail").status_code == 500
+    assert len(llm.requests()) == 3
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "500"
+    assert len(akto.calls("check")) == 1
+
+
+def greet(name: str, **more: Any) -> dict[str, Any]:
+    return {"model": "gpt-4o-mini", "messages": [user("hi")], "prompt_id": "greet", "prompt_variables": {"name": name}}
+
+
+def test_what_a_template_makes_of_variables_is_checked(gated: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    assert gated.post("/v1/chat/completions", greet("Ann")).status_code == 200
+    assert "Greet Ann politely" in json.dumps(llm.requests())
+    assert len(akto.calls("check")) == 1
+    assert "Greet Ann politely" in akto.calls("check")[0]["body"]["requestPayload"]
+    llm.reset()
+    assert gated.post("/v1/chat/completions", greet(BAD)).status_code == 403
+    assert llm.requests() == []
+    assert gated.post("/v1/chat/completions", greet(CARD)).status_code == 200
+    assert f"Greet {MASKED} politely" in json.dumps(llm.requests())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"fallbacks": [{"model": "claude", "messages": [user(BAD)]}]},
+        {"fallbacks": [{"model": "claude", "prompt": BAD}]},
+        {"context_window_fallbacks": [{"down": [BAD]}]},
+        {"extra_body": {"messages": [user(BAD)]}},
+        {"extra_body": {"nested": {"input": BAD}}},
+        {"prompt_variables": {"name": BAD}},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_no_part_of_the_body_can_replace_what_was_checked(
+    gated: GuardedProxy, akto: MockAkto, llm: MockLlm, body: dict[str, Any]
+) -> None:
+    assert gated.chat("hello", **{**body, "model": "down"}).status_code == 403
+    assert llm.requests() == []
+
+
+def test_litellms_own_health_checks_are_neither_checked_nor_recorded(
+    gated: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    health = requests.get(
+        f"{gated.url}/health?model=gpt-4o-mini", headers={"Authorization": f"Bearer {MASTER_KEY}"}, timeout=60
+    )
+    assert health.status_code == 200, health.text
+    assert llm.requests(), "the model was called"
+    assert akto.calls() == []
+
+
+def test_without_a_verdict_the_fallback_decides_at_the_second_gate_too(
+    start_proxy: Callable[..., GuardedProxy], akto: MockAkto, llm: MockLlm
+) -> None:
+    proxy = start_proxy(config=config(), env={"UNREACHABLE_FALLBACK": "fail_closed"})
+    akto.answer("check", {"status": 500, "body": {}})
+    body = {"model": "gpt-4o-mini", "priority": 0, "messages": [user("hello")]}
+    assert proxy.post("/queue/chat/completions", body).status_code == 503
+    assert llm.requests() == []
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "503"
+    assert len(akto.calls("check")) == 1, "LiteLLM's retries cost no further check"
+
+
+def test_a_failed_call_on_a_route_without_hooks_is_recorded(gated: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    body = {"model": "gpt-4o-mini", "priority": 0, "messages": [user("please fail")]}
+    assert gated.post("/queue/chat/completions", body).status_code >= 400
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "500"
+    assert len(akto.calls("check")) == 1
