@@ -60,6 +60,8 @@ _SPOKEN: Final = frozenset(
         MCP_CALL,
     }
 )
+# An answer made in the background, asked for by its id: there is nothing to check before it has come.
+_FETCHED: Final = "aget_responses"
 # Pass-through routes on which LiteLLM signs the body before it asks the hooks: a mask would not be sent.
 _SIGNED: Final = "/bedrock"
 
@@ -154,7 +156,12 @@ class Guard:
 
     async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         self._refuse_unshown(data, call_type)
-        subject = None if call_type in _ADMINISTRATION else subject_of(data, call_type)
+        if call_type == _FETCHED:
+            if self._settings.response_guardrails:
+                fetched = Subject({"response_id": data.get("response_id")}, {})
+                self._add(self._exchange(data, fetched, key, call_type, None), None)
+            return
+        subject = subject_of(data, call_type) if _may_carry_text(call_type) else None
         if subject is None:
             return
         earlier = self._earlier_attempt(subject.content)
@@ -188,7 +195,7 @@ class Guard:
         return opened[0].key if opened else None
 
     async def _check_attempt(self, kwargs: dict[str, Any], key: KeyHolder, call_type: str) -> None:
-        subject = None if call_type in _ADMINISTRATION else subject_of(kwargs, call_type)
+        subject = subject_of(kwargs, call_type) if _may_carry_text(call_type) else None
         if subject is None:
             return
         latest = _latest.get()
@@ -330,7 +337,7 @@ class Guard:
         Raises `Refusal`; the refused answer is recorded then. A bug in here is no verdict: `UNREACHABLE_FALLBACK`.
         """
         exchange = self._open.get(key_of(data))
-        if exchange is None:
+        if exchange is None or _is_still_to_come(body):
             return {}
         try:
             judgement = await self._checker.answer(exchange, without_media(_as_object(exchange, body)))
@@ -380,7 +387,7 @@ class Guard:
     def finished_exchange(self, key: Key, answer: object, status: int) -> None:
         """The same for the exchange with this mark."""
         exchange = self._open.take(key)
-        if exchange is None:
+        if exchange is None or (exchange.call_type == _FETCHED and _is_still_to_come(answer)):
             return
         self._record(exchange, answer, status)
         if answer is None:
@@ -455,11 +462,23 @@ class Guard:
         self._journal.internal_error(error)
 
 
+def _may_carry_text(call_type: str) -> bool:
+    """Whether a call has more to it than names and ids: not those without a body, but for passed-on queries."""
+    request = current_request()
+    is_bodiless = request is not None and request.method in ("GET", "DELETE") and not request.is_websocket
+    return call_type not in _ADMINISTRATION and (call_type == PASS_THROUGH or not is_bodiless)
+
+
 def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
     """Whether LiteLLM shows one record of a batch file: a body with nothing of its request around it."""
     request = current_request()
     is_upload = request is not None and request.path.endswith("/files") and call_type not in (PASS_THROUGH, MCP_CALL)
     return is_upload and not {"proxy_server_request", "litellm_logging_obj"} & data.keys()
+
+
+def _is_still_to_come(answer: object) -> bool:
+    """Whether `answer` only says that the Responses API is working on one in the background."""
+    return isinstance(answer, dict) and answer.get("object") == "response" and not answer.get("output")
 
 
 def _as_object(exchange: Exchange, answer: object) -> dict[str, Any]:

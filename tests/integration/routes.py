@@ -412,6 +412,7 @@ ROUTES: Final = [
             "input": lambda text: {"model": "embed", "input": text},
             "input list": lambda text: {"model": "embed", "input": ["hi", text]},
         },
+        answer_checked=False,
     ),
     Route(
         name="Responses",
@@ -525,6 +526,7 @@ ROUTES: Final = [
         call_type="image_generation",
         upstream="POST /v1/images/generations",
         places={"prompt": lambda text: {"model": "image", "prompt": text}},
+        answer_checked=False,
     ),
     Route(
         name="image edits",
@@ -532,6 +534,7 @@ ROUTES: Final = [
         call_type="aimage_edit",
         upstream="POST /v1/images/edits",
         places={"prompt": lambda text: Form({"model": "image", "prompt": text}, _PICTURE)},
+        answer_checked=False,
     ),
     Route(
         name="speech",
@@ -594,6 +597,7 @@ ROUTES: Final = [
         call_type="avideo_generation",
         upstream="POST /v1/videos",
         places={"prompt": lambda text: {"model": "video", "prompt": text}},
+        answer_checked=False,
     ),
     Route(
         name="OCR",
@@ -606,6 +610,7 @@ ROUTES: Final = [
                 "document": {"type": "document_url", "document_url": f"https://example.com/a.pdf?title={text}"},
             },
         },
+        answer_checked=False,
     ),
     Route(
         name="MCP tool call",
@@ -651,6 +656,7 @@ ROUTES: Final = [
         call_type="acompletion",
         upstream="POST /v1/chat/completions",
         places={"user message": lambda text: _chat(_user(text), priority=0)},
+        answer_checked=False,
     ),
     Route(
         name="RAG query",
@@ -659,6 +665,7 @@ ROUTES: Final = [
         upstream="POST /v1/(vector_stores/vs_mock/search|chat/completions)",
         places={"user message": lambda text: {**_chat(_user(text)), "retrieval_config": _RETRIEVAL}},
         retrieves=True,
+        answer_checked=False,
     ),
     Route(
         name="RAG ingest",

@@ -16,7 +16,7 @@ import requests
 from testcontainers.core.network import Network
 
 from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm, chat_body
-from integration.routes import ENVIRONMENT, all_routes_config
+from integration.routes import ENVIRONMENT, ROUTES, Route, all_routes_config, exchanges
 from integration.test_chat import BLOCK_MESSAGE, answer_body, sent_body
 from integration.test_verdicts import FIXTURES, chat_of_the_fixtures, load
 
@@ -435,6 +435,37 @@ def test_results_of_mcp_tools_are_checked(
     assert payload["jsonrpc"] == "2.0"
     assert ("x-blocked-by" in payload["result"]) is (told == BAD)
     assert "4111" not in record["body"]["responsePayload"]
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if not route.needs], ids=lambda route: route.name)
+def test_the_answers_that_are_said_to_be_checked_are(
+    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route
+) -> None:
+    request = next(iter(route.places.values()))("a harmless question")
+    assert route.is_answered(route.send(guarded, route.path, request))
+    akto.wait_for("record", exchanges(request))
+    assert len(akto.calls("answer")) == route.answer_checked
+
+
+@pytest.mark.parametrize(("told", "status"), [(BENIGN, 200), (CARD, 200), (BAD, 403)])
+def test_an_answer_made_in_the_background_is_checked_when_it_is_fetched(
+    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm, told: str, status: int
+) -> None:
+    llm.says(text=told)
+    made = guarded.post("/v1/responses", {"model": "gpt-4o-mini", "input": "hello", "background": True})
+    assert made.json()["status"] == "queued"
+    akto.wait_for("record", 1)
+    assert akto.calls("answer") == []
+    headers = {"Authorization": "Bearer sk.checkout-agent"}
+    fetched = requests.get(f"{guarded.url}/v1/responses/{made.json()['id']}", headers=headers, timeout=30)
+    assert fetched.status_code == status
+    assert "4111" not in fetched.text
+    assert ("zebra-block" in fetched.text) is False
+    if told == CARD:
+        assert MASKED in fetched.text
+    assert akto.wait_for("record", 2)[1]["body"]["statusCode"] == str(status)
+    assert len(akto.calls("answer")) == 1
+    assert len(akto.calls("check")) == 1
 
 
 def test_watching_only_lets_answers_pass_and_checks_them_beside(

@@ -211,7 +211,10 @@ def test_the_newest_user_turn_is_found_in_every_shape(content: dict[str, Any], t
         ({"choices": [{"message": {"role": "assistant", "content": "said"}}]}, "said"),
         ({"choices": [{"message": {"content": PARTS}}]}, "one\ntwo"),
         ({"choices": [{"text": "said"}, {"text": "otherwise"}]}, "said"),
-        ({"role": "assistant", "content": [{"type": "text", "text": "said"}, {"type": "tool_use", "input": {}}]}, "said"),
+        (
+            {"role": "assistant", "content": [{"type": "text", "text": "said"}, {"type": "tool_use", "input": {}}]},
+            "said",
+        ),
         ({"content": "said"}, "said"),
         ({"choices": [{"message": {"content": None, "tool_calls": []}}]}, None),
         ({"choices": []}, None),
@@ -294,7 +297,14 @@ class TestNewestTurn:
             "functions": ["f"],
             "response_format": {"type": "text"},
         }
-        rest = {"model": "m", "stream": True, "prompt": "p", "documents": ["d"], "extra_body": {"a": "b"}, "suffix": "s"}
+        rest = {
+            "model": "m",
+            "stream": True,
+            "prompt": "p",
+            "documents": ["d"],
+            "extra_body": {"a": "b"},
+            "suffix": "s",
+        }
         part, _ = newest_turn_of({"messages": [self.EARLIER, self.ANSWER, USER], **scaffolding, **rest})
         assert part == {"messages": [USER], **rest}
 

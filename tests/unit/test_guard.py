@@ -362,7 +362,7 @@ class TestWithoutAVerdict:
 class TestTooLarge:
     """Requests that are more than the operator wants to have checked."""
 
-    LIMIT = {"MAX_CHECK_CHARACTERS": str(LONGEST_STRING)}
+    LIMIT = {"MAX_CHECK_CHARACTERS": str(LONGEST_STRING)}  # noqa: RUF012 - never changed
 
     @pytest.mark.parametrize("fallback", ["fail_open", "fail_closed"])
     def test_it_is_refused_and_never_passed_unchecked(self, fallback: str) -> None:
@@ -924,7 +924,9 @@ class TestSecondGate:
         assert refusal is not None
         assert refusal.status == 503
 
-    @pytest.mark.xfail(strict=True, reason="defect: what was checked is looked up in the very objects that changed since")
+    @pytest.mark.xfail(
+        strict=True, reason="defect: what was checked is looked up in the very objects that changed since"
+    )
     def test_text_that_was_added_to_the_checked_objects_themselves_is_new(self) -> None:
         """Callbacks after the guard, and LiteLLM itself, may write into the list of messages."""
         guarded = Guarded(no_on("poison"))
@@ -939,7 +941,9 @@ class TestSecondGate:
         with pytest.raises(Refusal):
             asyncio.run(main())
 
-    @pytest.mark.xfail(strict=True, reason="defect: the context of one request is the next one's on the same connection")
+    @pytest.mark.xfail(
+        strict=True, reason="defect: the context of one request is the next one's on the same connection"
+    )
     def test_a_request_does_not_inherit_what_was_checked_for_another(self) -> None:
         """uvicorn starts a pipelined request in the context of the one before it."""
         guarded = Guarded()
@@ -980,7 +984,6 @@ class TestSecondGate:
         self.run(guarded, data, kwargs, dict(kwargs), dict(kwargs))
         assert len(guarded.client.checks) == 2
 
-    @pytest.mark.xfail(strict=True, reason="defect: uploads and batches are checked and recorded for their names and ids")
     @pytest.mark.parametrize(
         ("call_type", "body"),
         [("acreate_file", {"purpose": "batch"}), ("acreate_batch", {"input_file_id": "file-1", "endpoint": "/v1/x"})],
@@ -1012,7 +1015,7 @@ class TestAnswers:
 
         async def main() -> Mapping[Path, str] | Refusal:
             await guarded.guard.check_request(data, Key(), call_type)
-            guarded.client._verdict = verdict  # noqa: SLF001
+            guarded.client._verdict = verdict
             try:
                 return await guarded.guard.check_answer(data, body)
             except Refusal as refusal:
@@ -1146,7 +1149,6 @@ class TestAnswers:
         assert caplog.records
         assert "secret" not in caplog.text
 
-    @pytest.mark.xfail(strict=True, reason="defect: an answer fetched by its id has no exchange, so it is never checked")
     def test_an_answer_that_is_fetched_later_is_checked(self) -> None:
         """`POST /responses` with `background: true` answers empty; `GET /responses/{id}` has the text."""
         guarded = Guarded(RESPONSE_GUARDRAILS="true")
@@ -1308,7 +1310,11 @@ class TestBatchRecords:
 
     @pytest.mark.parametrize(
         ("path", "entries"),
-        [("/v1/chat/completions", {}), ("/v1/files", {"proxy_server_request": {}}), ("/v1/files", {"litellm_logging_obj": LoggingObject()})],
+        [
+            ("/v1/chat/completions", {}),
+            ("/v1/files", {"proxy_server_request": {}}),
+            ("/v1/files", {"litellm_logging_obj": LoggingObject()}),
+        ],
     )
     def test_other_requests_wait_for_their_answer(self, path: str, entries: dict[str, Any]) -> None:
         guarded = Guarded()
@@ -1347,7 +1353,12 @@ class TestUncheckedRoutes:
     @pytest.mark.parametrize(
         ("data", "call_type", "content_type", "counter"),
         [
-            ({}, "pass_through_endpoint", "multipart/form-data; boundary=x", "unchecked_pass-through_body_that_is_not_JSON"),
+            (
+                {},
+                "pass_through_endpoint",
+                "multipart/form-data; boundary=x",
+                "unchecked_pass-through_body_that_is_not_JSON",
+            ),
             ({"purpose": "assistants"}, "acreate_file", "multipart/form-data; boundary=x", "unchecked_file_upload"),
             ({}, "acreate_file", "multipart/form-data; boundary=x", "unchecked_file_upload"),
         ],

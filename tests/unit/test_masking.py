@@ -140,7 +140,10 @@ class TestExtractedText:
         [
             ({"messages": [{"role": "user", "content": CARD}]}, ("messages", 0, "content")),
             ({"messages": [{"role": "user", "content": "before"}, {"role": "user", "content": CARD}]}, PLACE),
-            ({"messages": [{"role": "user", "content": CARD}, {"role": "assistant", "content": "answer"}]}, ("messages", 0, "content")),
+            (
+                {"messages": [{"role": "user", "content": CARD}, {"role": "assistant", "content": "answer"}]},
+                ("messages", 0, "content"),
+            ),
             ({"prompt": CARD}, ("prompt",)),
         ],
     )
@@ -191,7 +194,12 @@ class TestExtractedText:
         [
             {"system": CARD},
             {"messages": [{"role": "user", "content": CARD}, {"role": "user", "content": CARD}]},
-            {"messages": [{"role": "user", "content": CARD.replace("4111", "4222")}, {"role": "user", "content": CARD}]},
+            {
+                "messages": [
+                    {"role": "user", "content": CARD.replace("4111", "4222")},
+                    {"role": "user", "content": CARD},
+                ]
+            },
             {"input": CARD},
             {"documents": [{"text": CARD}]},
             {"prompt": CARD},
@@ -232,7 +240,9 @@ class TestExtractedText:
         with pytest.raises(UnmappableMask):
             masked_strings(answer, json.dumps({"text": "line <MASKED>"}))
 
-    @pytest.mark.xfail(strict=True, reason="defect: a decoy that reads like the masked form passes for an unmasked request")
+    @pytest.mark.xfail(
+        strict=True, reason="defect: a decoy that reads like the masked form passes for an unmasked request"
+    )
     @pytest.mark.parametrize("real", [{"input": CARD}, {"prompt": CARD}, {"contents": [{"parts": [{"text": CARD}]}]}])
     def test_a_decoy_that_reads_like_the_masked_form_does_not_hide_that_something_was_masked(
         self, real: dict[str, Any]
@@ -241,9 +251,12 @@ class TestExtractedText:
         with pytest.raises(UnmappableMask):
             masked_strings(content, json.dumps({"text": MASKED_CARD}))
 
-    @pytest.mark.xfail(strict=True, reason="defect: the mask goes into a decoy, the parts it was taken from stay as they are")
+    @pytest.mark.xfail(
+        strict=True, reason="defect: the mask goes into a decoy, the parts it was taken from stay as they are"
+    )
     @pytest.mark.parametrize(
-        ("real", "decoy"), [("input", "messages"), ("messages", "prompt"), ("contents", "prompt"), ("contents", "messages")]
+        ("real", "decoy"),
+        [("input", "messages"), ("messages", "prompt"), ("contents", "prompt"), ("contents", "messages")],
     )
     def test_a_decoy_that_reads_like_the_parts_joined_is_not_masked_in_their_place(self, real: str, decoy: str) -> None:
         parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": CARD}]
@@ -261,7 +274,10 @@ class TestExtractedText:
 
     @pytest.mark.xfail(strict=True, reason="defect: in a bare payload an entry called `body` is taken for the whole")
     def test_an_entry_called_body_does_not_stand_for_a_bare_payload(self) -> None:
-        sent = {"messages": [{"role": "user", "content": CARD}, {"role": "user", "content": "hi"}], "body": {"text": "hi"}}
+        sent = {
+            "messages": [{"role": "user", "content": CARD}, {"role": "user", "content": "hi"}],
+            "body": {"text": "hi"},
+        }
         returned = json.dumps(sent).replace(CARD, MASKED_CARD)
         assert masked_strings(sent, returned) == {("messages", 0, "content"): MASKED_CARD}
 

@@ -111,7 +111,16 @@ def test_a_line_feed_in_a_path_hides_no_route(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/mcp", "/mcp/", "/mcp/github", "/mcp/a,b/tools", "/mcp/sse/messages", "/github/mcp", "/github/mcp/", "/toolset/t/mcp"],
+    [
+        "/mcp",
+        "/mcp/",
+        "/mcp/github",
+        "/mcp/a,b/tools",
+        "/mcp/sse/messages",
+        "/github/mcp",
+        "/github/mcp/",
+        "/toolset/t/mcp",
+    ],
 )
 def test_mcp_endpoints_are_known_by_their_path(path: str) -> None:
     assert is_mcp_endpoint("POST", path)
@@ -134,6 +143,8 @@ def test_methods_whose_content_no_hook_sees_are_unchecked(name: str) -> None:
     assert is_unchecked_mcp_method(name)
 
 
-@pytest.mark.parametrize("name", ["tools/call", "tools/list", "initialize", "ping", "notifications/prompts/x", "", None, 7, []])
+@pytest.mark.parametrize(
+    "name", ["tools/call", "tools/list", "initialize", "ping", "notifications/prompts/x", "", None, 7, []]
+)
 def test_other_methods_are_not(name: object) -> None:
     assert not is_unchecked_mcp_method(name)

@@ -17,7 +17,9 @@ SEEN = {
         {"role": "user", "content": [{"type": "text", "text": "three"}]},
     ],
     "fallbacks": [{"model": "b", "messages": [{"role": "user", "content": "instead"}]}],
-    "tools": [{"type": "function", "function": {"name": "f", "description": "finds", "parameters": {"type": "object"}}}],
+    "tools": [
+        {"type": "function", "function": {"name": "f", "description": "finds", "parameters": {"type": "object"}}}
+    ],
 }
 
 
@@ -29,7 +31,10 @@ SEEN = {
         # A fallback's messages take the place of the request's.
         {"messages": [{"role": "user", "content": "instead"}]},
         # The same text as another API has it.
-        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "one\ntwo"}]}], "instructions": "Be brief."},
+        {
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "one\ntwo"}]}],
+            "instructions": "Be brief.",
+        },
         # Blocks joined, and lines taken apart.
         {"messages": [{"role": "user", "content": "Be brief.\n\none\ntwo\nthree"}]},
         {"messages": [{"role": "user", "content": "two"}]},
@@ -79,7 +84,14 @@ def test_only_the_entries_with_something_new_in_them_are_given_and_those_whole()
 
 
 def test_the_names_of_things_are_not_new_text() -> None:
-    named = {"role": "tool", "id": "call_9", "call_id": "call_9", "type": "x", "url": "https://x.test", "content": "three"}
+    named = {
+        "role": "tool",
+        "id": "call_9",
+        "call_id": "call_9",
+        "type": "x",
+        "url": "https://x.test",
+        "content": "three",
+    }
     assert unseen_part({"messages": [named]}, SEEN) == {}
 
 
