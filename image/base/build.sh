@@ -16,17 +16,27 @@ packages=ca-certificates,python3,python3-venv,libsndfile1,tzdata,bash
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 
+# What the packages that LiteLLM leaves open must not be newer than: in these, something it imports is gone.
+case "$litellm_version" in
+    1.96.*) bounds='"fastapi<0.142" "starlette<1.7" ' ;;
+    *) bounds= ;;
+esac
+
 say() { printf 'stand-in base: %s\n' "$*" >&2; }
 die() {
     say "$*"
     exit 1
 }
 
+# Bounds are put in here and not by an argument, so that a release without any keeps its file and its reference.
+dockerfile() { sed "s|\"prisma==|$bounds&|" "$here/Dockerfile"; }
+
 rootfs_key=$(printf '%s %s' "$suite" "$packages" | sha256sum | cut -c1-12)
 rootfs=guarded-litellm-stand-in-rootfs:$rootfs_key
 key=$({
     printf '%s %s %s\n' "$rootfs_key" "$litellm_version" "$prisma_version"
-    cat "$here/Dockerfile" "$here/prod_entrypoint.sh"
+    dockerfile
+    cat "$here/prod_entrypoint.sh"
 } | sha256sum | cut -c1-12)
 image=guarded-litellm-stand-in:$litellm_version-$key
 
@@ -55,7 +65,8 @@ fi
 
 say "installing litellm[proxy] $litellm_version into it (about two minutes)"
 mkdir "$work/context"
-cp "$here/Dockerfile" "$here/prod_entrypoint.sh" "$work/context/"
+dockerfile >"$work/context/Dockerfile"
+cp "$here/prod_entrypoint.sh" "$work/context/"
 cp "$ca_bundle" "$work/context/ca-bundle.crt"
 if ! docker build --tag "$image" \
     --build-arg "ROOTFS=$rootfs" \

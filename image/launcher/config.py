@@ -24,7 +24,10 @@ _DOCUMENTED_CALLBACK: Final = "custom_hooks.proxy_handler_instance"
 _DOCUMENTED_FILE: Final = "custom_hooks.py"
 _REFERENCE: Final = "os.environ/"
 _AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
-_GUARD_PACKAGE: Final = CALLBACK.partition(".")[0]
+_GUARD_PACKAGE, _, _GUARD_INSTANCE = CALLBACK.partition(".")
+_GUARD_FILE: Final = f"{_GUARD_PACKAGE}.py"
+# LiteLLM runs it as a module of its own, unknown to `import`, which finds the package: the same instance, then.
+_GUARD_MODULE: Final = f"from {_GUARD_PACKAGE} import {_GUARD_INSTANCE}\n"
 
 
 class ConfigError(Exception):
@@ -79,12 +82,13 @@ def write_private(config: Mapping[str, Any], source: Source, directory: Path) ->
     """Writes `config` into a new private directory below `directory` and gives the path of the copy.
 
     LiteLLM looks for Python callbacks, custom_auth modules and the like beside its config, so what lies beside the
-    operator's is linked beside the copy.
+    operator's is linked beside the copy. Older releases (1.83) look nowhere else, so the guard needs a file there too.
     """
     private = Path(tempfile.mkdtemp(prefix="guarded-litellm-", dir=directory))
     copy = private / "config.yaml"
     with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         yaml.safe_dump(dict(config), file, sort_keys=False, allow_unicode=True)
+    (private / _GUARD_FILE).write_text(_GUARD_MODULE, encoding="utf-8")
     if source.path is not None:
         _link_siblings(source.path, private)
     return copy
@@ -94,7 +98,7 @@ def shadows_the_guard(source: Source) -> Path | None:
     """A module beside the config that LiteLLM would load in place of the guard's own package."""
     if source.path is None:
         return None
-    shadow = source.path.parent / f"{_GUARD_PACKAGE}.py"
+    shadow = source.path.parent / _GUARD_FILE
     return shadow if shadow.exists() else None
 
 

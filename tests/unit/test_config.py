@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import akto_guardrails
 from launcher.config import CALLBACK, ConfigError, Source, injected, read, shadows_the_guard, write_private
 
 DOCUMENTED = "custom_hooks.proxy_handler_instance"
@@ -385,7 +387,20 @@ colon: "a: b # c"
         copy = write_private(injected(source), source, private)
         assert not copy.is_symlink()
         assert yaml.safe_load(copy.read_text())["model_list"] == ["ours"]
-        assert sorted(each.name for each in copy.parent.iterdir()) == ["config.yaml", "other.py", "proxy.yaml"]
+        beside = {each.name: each for each in copy.parent.iterdir()}
+        assert sorted(beside) == ["akto_guardrails.py", "config.yaml", "other.py", "proxy.yaml"]
+        assert "shadow" not in beside["akto_guardrails.py"].read_text()
+
+    @pytest.mark.parametrize("with_a_file", [True, False])
+    def test_the_guard_beside_the_copy_is_the_very_one_of_its_package(
+        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch, with_a_file: bool
+    ) -> None:
+        """LiteLLM 1.83 runs a file of this name beside the config, and imports no package."""
+        source = read(config_file(mounted)) if with_a_file else Source(None, {})
+        beside = write_private(injected(source), source, private).parent / "akto_guardrails.py"
+        guard = object()
+        monkeypatch.setitem(vars(akto_guardrails), "proxy_handler_instance", guard)
+        assert runpy.run_path(str(beside))["proxy_handler_instance"] is guard
 
     def test_a_directory_that_may_not_be_listed_has_nothing_to_link(
         self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
