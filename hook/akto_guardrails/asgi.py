@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 
 from akto_guardrails.client_request import ClientRequest, note_request
+from akto_guardrails.exchange import latest
 from akto_guardrails.unchecked import MCP, is_mcp_endpoint, is_unchecked_mcp_method, unchecked_family
 
 Message = MutableMapping[str, Any]
@@ -28,7 +29,7 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
         if scope["type"] not in ("http", "websocket"):
             await inner(scope, receive, send)
             return
-        request = note_request(scope)
+        request = begin(scope)
         family = unchecked_family(request.method, request.path, is_websocket=request.is_websocket)
         if family is None and is_mcp_endpoint(request.method, request.path):
             body, receive = await _read_ahead(receive)
@@ -42,6 +43,12 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
             await _refuse(request, family, send)
 
     return application
+
+
+def begin(scope: MutableMapping[str, Any]) -> ClientRequest:
+    """Notes the request in an ASGI scope for the hooks; what they know of an earlier one does not count for it."""
+    latest.set(None)
+    return note_request(scope)
 
 
 async def _read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:

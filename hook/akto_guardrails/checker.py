@@ -56,8 +56,8 @@ class Checker:
         payload = payload_of(content, bare=exchange.bare)
         if fits(payload):
             verdict = await self._ask(exchange, payload, request)
-            changes = masked_strings(content, verdict.mask) if _may_pass(verdict) and verdict.mask is not None else {}
-            return Judgement(verdict, changes)
+            mask = _mask(verdict)
+            return Judgement(verdict, {} if mask is None else masked_strings(content, mask, bare=exchange.bare))
         if json_length(payload) > self._most_characters:
             return Judgement(unavailable(Cause.TOO_LARGE))
         self._counters.add("checks_split")
@@ -67,8 +67,9 @@ class Checker:
             *(self._ask(exchange, payload_of(each.body, bare=exchange.bare), request) for each in portions)
         )
         verdict = _of_all(verdicts)
-        masks = [each.mask for each in verdicts]
-        is_masked = _may_pass(verdict) and any(mask is not None for mask in masks)
+        masks = [_mask(each) for each in verdicts]
+        # Where the rest may pass without a verdict, the masks there are still count.
+        is_masked = verdict.decision is not Decision.BLOCK and any(mask is not None for mask in masks)
         return Judgement(verdict, changes_of(portions, masks) if is_masked else {})
 
     async def _ask(self, exchange: Exchange, payload: str, request: str | None) -> Verdict:
@@ -92,8 +93,8 @@ def _of_all(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=lambda verdict: _WORST_FIRST.index(verdict.decision))
 
 
-def _may_pass(verdict: Verdict) -> bool:
-    return verdict.decision in (Decision.ALLOW, Decision.FLAG)
+def _mask(verdict: Verdict) -> str | None:
+    return verdict.mask if verdict.decision in (Decision.ALLOW, Decision.FLAG) else None
 
 
 def _moved(path: Path, skipped: Mapping[str, int]) -> Path:

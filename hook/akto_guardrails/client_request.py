@@ -31,8 +31,11 @@ class ClientRequest:
     @property
     def has_json(self) -> bool:
         """Whether the body is announced as JSON, or not announced at all, which LiteLLM reads as JSON too."""
-        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return not media_type or media_type == "application/json" or media_type.endswith("+json")
+        announced = self.headers.get("content-type", "").lower()
+        media_type = announced.partition(";")[0].strip()
+        # LiteLLM takes for a form whatever has these words in it.
+        is_form = "multipart/form-data" in announced
+        return not is_form and (not media_type or media_type == "application/json" or media_type.endswith("+json"))
 
 
 _current: Final[ContextVar[ClientRequest | None]] = ContextVar("akto_client_request", default=None)
@@ -46,11 +49,16 @@ def current_request() -> ClientRequest | None:
 def note_request(scope: Mapping[str, Any]) -> ClientRequest:
     """Makes the request in an ASGI `scope` of type http or websocket the current one, and gives it."""
     client = scope.get("client")
+    path = scope["path"].removeprefix(scope.get("root_path") or "")
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        # Of two headers of one name Starlette reads the first.
+        headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
     request = ClientRequest(
         is_websocket=scope["type"] == "websocket",
         method=scope.get("method", "GET"),
-        path=scope["path"].removeprefix(scope.get("root_path") or "") or "/",
-        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
+        path=path or "/",
+        headers=headers,
         address=client[0] if client else "",
     )
     _current.set(request)

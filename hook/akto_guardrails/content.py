@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.omissions import is_credential_name, without_credentials, without_media
+from akto_guardrails.omissions import is_credential, without_credentials, without_media
 
 Path = tuple[str | int, ...]
 
@@ -39,6 +39,8 @@ TEXT_KEYS: Final = (
     "bos_token",
     "eos_token",
 )
+# What a conversation, or the text in place of one, stands under.
+CONVERSATION_KEYS: Final = ("messages", "input", "contents", "prompt")
 # Sent along because Akto's policies and its dashboard use them; never text of the caller.
 CONTEXT_KEYS: Final = ("model", "stream")
 
@@ -74,7 +76,13 @@ _NOT_TEXT: Final = frozenset(
     }
 )
 
+# The same for a body that is passed on to a provider as it is.
+_NOT_TEXT_IN_A_BODY: Final = frozenset(
+    {"litellm_logging_obj", "litellm_metadata", "litellm_server_streaming_classification", "metadata", "tags"}
+)
+
 _KNOWN: Final = _NOT_TEXT.union(TEXT_KEYS, CONTEXT_KEYS)
+_KNOWN_IN_A_BODY: Final = _NOT_TEXT_IN_A_BODY.union(TEXT_KEYS, CONTEXT_KEYS)
 
 # What frames a conversation on every request alike.
 _SCAFFOLDING: Final = frozenset(
@@ -100,18 +108,18 @@ def content_of(data: Mapping[str, Any], *, passed_through: bool = False) -> dict
     the client's body itself, as on LiteLLM's pass-through routes.
     """
     content: dict[str, Any] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
-    body = data if passed_through else _client_body(data)
-    text = {key: _readable(key, data[key]) for key in _text_keys(data, body) if data.get(key) is not None}
+    further = _further_keys(data, data, _KNOWN_IN_A_BODY) if passed_through else _further_keys(data, _client_body(data))
+    keys = (*TEXT_KEYS, *further)
+    text = {key: _readable(key, data[key]) for key in keys if data.get(key) is not None}
     if not text:
         return None
     content.update(text)
     return content
 
 
-def _text_keys(data: Mapping[str, Any], body: Mapping[str, Any]) -> Iterator[str]:
-    yield from TEXT_KEYS
-    further = (key for key in body if key not in _KNOWN and isinstance(data.get(key), (str, list, dict)))
-    yield from (key for key in further if not is_credential_name(key))
+def _further_keys(data: Mapping[str, Any], body: Mapping[str, Any], known: frozenset[str] = _KNOWN) -> Iterator[str]:
+    unknown = (key for key in body if key not in known and isinstance(data.get(key), (str, list, dict)))
+    return (key for key in unknown if not is_credential(key, data[key]))
 
 
 def _client_body(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -162,7 +170,7 @@ def spoken_text(content: Mapping[str, Any]) -> str | None:
 
     Text parts are joined by newlines (protocol reference, 3.3).
     """
-    for key in ("messages", "input", "contents", "prompt"):
+    for key in CONVERSATION_KEYS:
         turns = content.get(key)
         if isinstance(turns, str):
             return turns

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from akto_guardrails.identity import Identity, call_id_of
 
@@ -24,13 +25,18 @@ _ENTRY: Final = "akto_exchange"
 
 _numbers: Final = itertools.count(1)
 
+# The exchange that was opened last in this request's task. Reset for each request: a server may start one in the
+# context of the one before it on the connection.
+latest: Final[ContextVar[Exchange | None]] = ContextVar("akto_latest_exchange", default=None)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
     """One request on its way, with all that its record needs besides the answer.
 
-    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it, as
-    `content` is. `bare`: payloads go without `{"body": ...}`. `at_gate`: no hook saw the request before its model call.
+    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it; `seen`
+    has its strings. `bare`: payloads go without `{"body": ...}`. `at_gate`: no hook saw the request before its model
+    call.
     """
 
     key: Key
@@ -40,7 +46,7 @@ class Exchange:
     model: object
     sent_payload: str
     request_payload: str
-    content: Mapping[str, Any] = field(default_factory=dict)
+    seen: frozenset[str] = frozenset()
     bare: bool = False
     at_gate: bool = False
     judgement: Judgement | None = None

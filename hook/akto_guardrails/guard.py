@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine, Mapping
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -19,16 +18,25 @@ from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tags_of, tool_tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
+from akto_guardrails.exchange import latest as latest_exchange
 from akto_guardrails.identity import Identity, KeyHolder, identity_of, key_in_metadata, what_the_client_says
 from akto_guardrails.journal import Journal
 from akto_guardrails.masking import UnmappableMask, apply_mask
 from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.settings import Settings
-from akto_guardrails.subject import MCP_CALL, MCP_LIST, PASS_THROUGH, Subject, body_subject, subject_of
+from akto_guardrails.subject import (
+    MCP_CALL,
+    MCP_LIST,
+    PASS_THROUGH,
+    ROUTED_PASS_THROUGH,
+    Subject,
+    body_subject,
+    subject_of,
+)
 from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
 from akto_guardrails.unchecked import BODY, FILE
-from akto_guardrails.unseen import unseen_part
+from akto_guardrails.unseen import strings_of, unseen_part
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 
 BLOCKED: Final = "Blocked by Akto Guardrails"
@@ -66,9 +74,6 @@ _FETCHED: Final = "aget_responses"
 _SIGNED: Final = "/bedrock"
 
 _log: Final = logging.getLogger(__name__)
-
-# The exchange that was opened last in this request's task.
-_latest: Final[ContextVar[Exchange | None]] = ContextVar("akto_latest_exchange", default=None)
 
 
 class Refusal(Exception):
@@ -119,14 +124,16 @@ class Guard:
         """
         request = current_request()
         # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
-        if request is None or request.path.startswith("/health") or call_type in (MCP_CALL, MCP_LIST):
+        if request is None or call_type in (MCP_CALL, MCP_LIST):
+            return
+        if request.path == "/health" or request.path.startswith("/health/"):
             return
         if request.is_websocket and request.has_guarded_turns:
             return
         if request.refused is not None:
             # LiteLLM tries again after some errors. A refused request is neither checked nor recorded once more.
             raise request.refused
-        key = key_in_metadata(kwargs)
+        key = key_in_metadata(kwargs, of_provider_route=call_type == ROUTED_PASS_THROUGH)
         try:
             await self._or_fallback(self._check_attempt(kwargs, key, call_type), kwargs, key, call_type)
         except Refusal as refusal:
@@ -149,10 +156,13 @@ class Guard:
     def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         """Text nested so deeply that it cannot be walked is text hidden from the check."""
         self._journal.unavailable(Cause.TOO_LARGE, "(nesting)")
-        exchange = self._exchange(data, Subject(_TOO_DEEP, {}), key, call_type, None)
+        latest = latest_exchange.get()
+        known = None if latest is None else latest.key
+        exchange = self._exchange(data, Subject(_TOO_DEEP, {}), key, call_type, known)
         if self._settings.sync_mode:
             self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
-        self._open.add(exchange)
+        if known is None:
+            self._add(exchange, None)
 
     async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         self._refuse_unshown(data, call_type)
@@ -161,16 +171,20 @@ class Guard:
                 fetched = Subject({"response_id": data.get("response_id")}, {})
                 self._add(self._exchange(data, fetched, key, call_type, None), None)
             return
-        subject = subject_of(data, call_type) if _may_carry_text(call_type) else None
+        in_batch = _is_batch_record(data, call_type)
+        subject = subject_of(data, call_type, in_batch=in_batch) if _may_carry_text(call_type) else None
         if subject is None:
             return
         earlier = self._earlier_attempt(subject.content)
         exchange = self._exchange(data, subject, key, call_type, None if earlier is None else earlier.key)
         exchange = await self._judged(exchange, subject, earlier)
-        _latest.set(exchange)
-        if _is_batch_record(data, call_type):
+        if in_batch:
             self._record(exchange, None, 200)
-        elif call_type != MCP_LIST:
+            return
+        if call_type not in (MCP_CALL, MCP_LIST):
+            # A tool may be called in the middle of a request, whose own exchange stays the latest then.
+            latest_exchange.set(exchange)
+        if call_type != MCP_LIST:
             self._add(exchange, earlier)
 
     async def check_turn(
@@ -198,26 +212,27 @@ class Guard:
         subject = subject_of(kwargs, call_type) if _may_carry_text(call_type) else None
         if subject is None:
             return
-        latest = _latest.get()
+        latest = latest_exchange.get()
         if latest is None:
             exchange = replace(self._exchange(kwargs, subject, key, call_type, None), at_gate=True)
             exchange = await self._judged(exchange, subject, None)
-            _latest.set(exchange)
+            latest_exchange.set(exchange)
             self._add(exchange, None)
             return
-        unseen = unseen_part(subject.content, latest.content)
+        unseen = unseen_part(subject.content, latest.seen)
         if unseen:
             self._counters.add("checks_at_the_second_gate")
             attempt = replace(latest, request_payload=payload_of(subject.content, bare=latest.bare))
             checked = await self._judged(attempt, replace(subject, content=unseen), None)
-            _latest.set(replace(latest, content={"before": latest.content, "then": checked.content}))
+            latest_exchange.set(replace(latest, seen=latest.seen | checked.seen))
 
     def _refuse_unshown(self, data: Mapping[str, Any], call_type: str) -> None:
         """Refuses, if the operator wants that, a body that LiteLLM does not hand to its hooks."""
         request = current_request()
         family = None
         if call_type == PASS_THROUGH and request is not None and request.method != "GET" and not request.has_json:
-            family = BODY
+            # LiteLLM reads some bodies as JSON whatever they are announced as, and shows them.
+            family = BODY if subject_of(dict(data), call_type) is None else None
         elif call_type == "acreate_file" and data.get("purpose") != "batch":
             family = FILE
         if family is not None and not self.admits(family):
@@ -235,7 +250,7 @@ class Guard:
         It does so for another model when one of its own rate limits refused the first (LiteLLM 1.106.2,
         `_pre_call_with_fallbacks`), with a fresh copy of the request in the same task.
         """
-        latest = _latest.get()
+        latest = latest_exchange.get()
         if latest is None or self._open.get(latest.key) is not latest:
             return None
         same = payload_of({**content, "model": latest.model}, bare=latest.bare) == latest.sent_payload
@@ -263,7 +278,8 @@ class Guard:
         bare = subject.bare or self._settings.payload_shape == "bare"
         payload = payload_of(subject.content, bare=bare)
         own_mark = identity.call_id if passed_through else mark(data, earlier_mark)
-        return Exchange(own_mark, identity, tags, call_type, model, payload, payload, subject.content, bare)
+        seen = strings_of(subject.content)
+        return Exchange(own_mark, identity, tags, call_type, model, payload, payload, seen, bare)
 
     def _at_mcp(self, identity: Identity, server: str) -> Identity:
         """`identity` under a host of the tool's server: the tags of its records would turn the agent's into one."""
@@ -276,7 +292,7 @@ class Guard:
         if not self._settings.sync_mode:
             if earlier is None:
                 self._in_background(exchange, self._checker.request(exchange, subject.content))
-            return exchange
+            return replace(exchange, seen=strings_of(subject.content))
         judgement = earlier.judgement if earlier is not None else None
         try:
             judgement = judgement or await self._checker.request(exchange, subject.content)
@@ -292,11 +308,11 @@ class Guard:
             self._journal.unmappable(exchange, error)
             self._refuse(exchange, Refusal(403, _blocked_message(_UNMAPPABLE), judged=True))
         if not judgement.changes:
-            return replace(exchange, content=subject.content, judgement=judgement)
+            return replace(exchange, seen=strings_of(subject.content), judgement=judgement)
         self._journal.masked(exchange, len(judgement.changes))
         content = subject.masked_content()
         payload = payload_of(content, bare=exchange.bare)
-        return replace(exchange, content=content, request_payload=payload, judgement=judgement)
+        return replace(exchange, seen=strings_of(content), request_payload=payload, judgement=judgement)
 
     def _refusal_of(self, verdict: Verdict, exchange: Exchange, too_large: str) -> Refusal | None:
         """What `verdict` asks for; says what is to be said about it."""
@@ -341,7 +357,7 @@ class Guard:
             return {}
         try:
             judgement = await self._checker.answer(exchange, without_media(_as_object(exchange, body)))
-        except UnmappableMask as error:
+        except (UnmappableMask, RecursionError) as error:
             raise self.refusal_of_answer_mask(data, body, error) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
             judgement = Judgement(unavailable(Cause.INTERNAL, type(error).__name__))
@@ -353,8 +369,8 @@ class Guard:
         wrapped = 0 if _as_object(exchange, body) is body else 1
         return {path[wrapped:]: text for path, text in judgement.changes.items()}
 
-    def refusal_of_answer_mask(self, data: Mapping[str, object], body: object, error: UnmappableMask) -> Refusal:
-        """The refusal, recorded already, of an answer in which a mask has no place."""
+    def refusal_of_answer_mask(self, data: Mapping[str, object], body: object, error: Exception) -> Refusal:
+        """The refusal, recorded already, of an answer in which a mask has no place, or that cannot be read."""
         refusal = Refusal(403, _blocked_message(_UNMAPPABLE), judged=True)
         exchange = self._open.get(key_of(data))
         if exchange is not None:
@@ -410,7 +426,7 @@ class Guard:
                 exchange.identity,
                 exchange.tags,
                 request_payload=fitted(exchange.request_payload),
-                response_payload=None if answer is None else fitted(payload_of(answer, bare=exchange.bare)),
+                response_payload=None if answer is None else _fitted_answer(answer, exchange.bare),
                 status=status,
             )
         )
@@ -476,9 +492,16 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
     return is_upload and not {"proxy_server_request", "litellm_logging_obj"} & data.keys()
 
 
+def _fitted_answer(answer: object, bare: bool) -> str:
+    try:
+        return fitted(payload_of(answer, bare=bare))
+    except RecursionError:
+        return payload_of(_TOO_DEEP, bare=bare)
+
+
 def _is_still_to_come(answer: object) -> bool:
     """Whether `answer` only says that the Responses API is working on one in the background."""
-    return isinstance(answer, dict) and answer.get("object") == "response" and not answer.get("output")
+    return isinstance(answer, dict) and answer.get("status") in ("queued", "in_progress") and not answer.get("output")
 
 
 def _as_object(exchange: Exchange, answer: object) -> dict[str, Any]:

@@ -29,8 +29,17 @@ from akto_guardrails.streaming import StreamedAnswer
 
 GUARDRAIL_NAME: Final = "akto"
 
-# Routes on which LiteLLM calls no hook with the answer; there the record is made from the log event.
-_ANSWER_ONLY_IN_LOG: Final = frozenset({"aspeech", "transcription", "moderation", "rerank", "pass_through_endpoint"})
+# Routes on which LiteLLM calls no hook with the answer on its way to the client.
+_ANSWERED_LATE: Final = frozenset(
+    {
+        "acreate_realtime_client_secret",
+        "aspeech",
+        "moderation",
+        "pass_through_endpoint",
+        "rerank",
+        "transcription",
+    }
+)
 
 _RESPONSES_SOCKET: Final = "_aresponses_websocket"
 # Routes on which LiteLLM turns only FastAPI's own exception into the right status.
@@ -89,13 +98,14 @@ class GuardrailsHandler(CustomLogger):
     ) -> None:
         """Checks an answer that was not streamed, where answers are checked, and records it."""
         if self._guard.checks_answers(data):
-            body = answer_body(response)
+            body: object = None
             try:
+                body = answer_body(response)
                 apply_to_answer(response, await self._guard.check_answer(data, body))
-            except UnmappableMask as error:
-                raise _for_litellm(self._refusal_of_mask(data, body, error)) from None
             except Refusal as refusal:
                 raise _for_litellm(refusal) from None
+            except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
+                raise _for_litellm(self._guard.refusal_of_answer_mask(data, body, error)) from None
         self._finished(data, response, 200)
 
     async def async_post_call_streaming_iterator_hook(
@@ -133,18 +143,18 @@ class GuardrailsHandler(CustomLogger):
 
         LiteLLM swallows exceptions of this hook, so a refused result is replaced by an error text.
         """
-        body = body_of_result(response_obj, kwargs)
-        if not self._guard.checks_answers(kwargs):
-            self._finished(kwargs, body, 200)
-            return None
+        body: object = None
         try:
-            changes = await self._guard.check_answer(kwargs, body)
+            body = body_of_result(response_obj, kwargs)
+            changes: Mapping[Path, str] = {}
+            if self._guard.checks_answers(kwargs):
+                changes = await self._guard.check_answer(kwargs, body)
             mask_result(response_obj, changes)
-        except UnmappableMask as error:
-            refuse_result(response_obj, self._refusal_of_mask(kwargs, body, error).message)
-            return response_obj
         except Refusal as refusal:
             refuse_result(response_obj, refusal.message)
+            return response_obj
+        except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
+            refuse_result(response_obj, self._guard.refusal_of_answer_mask(kwargs, body, error).message)
             return response_obj
         self._finished(kwargs, {"content": answer_body(response_obj.mcp_tool_call_response)} if changes else body, 200)
         return response_obj if changes else None
@@ -159,12 +169,23 @@ class GuardrailsHandler(CustomLogger):
         """Records a request whose model call failed. The guard's own refusals come by here too, recorded already."""
         self._finished(request_data, _error_body(original_exception), _status_of(original_exception))
 
-    async def async_log_success_event(
-        self, kwargs: dict[str, Any], response_obj: object, start_time: object, end_time: object
+    async def async_post_call_success_deployment_hook(
+        self, request_data: dict[str, Any], response: object, call_type: object
     ) -> None:
-        """Records exchanges on routes where no hook is called with the answer."""
-        if self._is_answered_in_log(kwargs):
-            self._finished(kwargs, response_obj, 200)
+        """Records exchanges on routes where no hook is called with the answer to the client."""
+        if not hasattr(response, "__aiter__") and self._is_answered_late(request_data, call_type):
+            self._finished(request_data, response, 200)
+
+    async def async_logging_hook(
+        self, kwargs: dict[str, Any], result: object, call_type: str
+    ) -> tuple[dict[str, Any], object]:
+        """The same where the answer is streamed, or passed through.
+
+        Not `async_log_success_event`, which a client switches off with `no-log` in its body.
+        """
+        if self._is_answered_late(kwargs, call_type):
+            self._finished(kwargs, result, 200)
+        return kwargs, result
 
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: object, start_time: object, end_time: object
@@ -199,10 +220,11 @@ class GuardrailsHandler(CustomLogger):
             async for item in guarded(response, judge, self._window):
                 yield item
         except UnmappableMask as error:
-            raise self._refusal_of_mask(data, latest, error) from None
+            raise self._guard.refusal_of_answer_mask(data, latest, error) from None
         except RecursionError:
             # Text nested so deeply that it cannot be walked is text hidden from the check.
-            raise self._refusal_of_mask(data, latest, UnmappableMask("the answer is nested too deeply")) from None
+            deep = UnmappableMask("the answer is nested too deeply")
+            raise self._guard.refusal_of_answer_mask(data, latest, deep) from None
 
     def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
         """Has every message on a WebSocket checked, the first one too, which came before this hook."""
@@ -225,16 +247,13 @@ class GuardrailsHandler(CustomLogger):
         if request is not None:
             request.has_guarded_turns = True
 
-    def _refusal_of_mask(self, data: Mapping[str, object], body: object, error: UnmappableMask) -> Refusal:
-        return self._guard.refusal_of_answer_mask(data, body, error)
-
-    def _is_answered_in_log(self, kwargs: Mapping[str, object]) -> bool:
+    def _is_answered_late(self, kwargs: Mapping[str, object], call_type: object) -> bool:
         exchange = self._guard.open_exchange(kwargs)
         if exchange is None:
             return False
-        # The log events of calls within the call, such as a search's, carry its mark too.
-        own = exchange.at_gate and kwargs.get("call_type") == exchange.call_type
-        return own or exchange.call_type in _ANSWER_ONLY_IN_LOG
+        # Calls within the call, such as a search's, carry its mark too.
+        own = exchange.at_gate and getattr(call_type, "value", call_type) == exchange.call_type
+        return own or exchange.call_type in _ANSWERED_LATE
 
     def _collect(self, answer: StreamedAnswer, item: object) -> None:
         try:

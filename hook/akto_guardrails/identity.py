@@ -69,9 +69,13 @@ class MetadataKey:
     request_route: str | None
 
 
-def key_in_metadata(data: Mapping[str, object]) -> MetadataKey:
-    """The key in the bucket that LiteLLM writes to: where there is `litellm_metadata`, `metadata` is the client's."""
-    bucket = next(_metadata_buckets(data), {})
+def key_in_metadata(data: Mapping[str, object], *, of_provider_route: bool = False) -> MetadataKey:
+    """The key in the bucket that LiteLLM writes to on routes without a pre-call hook; the other is the client's.
+
+    On provider routes that is `litellm_metadata`, else `metadata`.
+    """
+    found = data.get("litellm_metadata" if of_provider_route else "metadata")
+    bucket = found if isinstance(found, Mapping) else {}
     names = ("alias", "team_alias", "team_id", "user_id", "request_route")
     return MetadataKey(*(_string(bucket.get(f"user_api_key_{name}")) or None for name in names))
 

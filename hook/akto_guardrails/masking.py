@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.content import Path, is_naming, newest_user_string, spoken_text, string_leaves
+from akto_guardrails.content import CONVERSATION_KEYS, Path, is_naming, newest_user_string, spoken_text, string_leaves
 
 _MASK_TOKEN: Final = re.compile(
     r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
@@ -24,17 +24,17 @@ class UnmappableMask(Exception):
     """The service masked something, but where that belongs in the request cannot be told. Never carries content."""
 
 
-def masked_strings(content: Mapping[str, object], returned: str) -> dict[Path, str]:
+def masked_strings(content: Mapping[str, object], returned: str, *, bare: bool = False) -> dict[Path, str]:
     """The strings of `content` that the payload text `returned` changes, by their place; empty when none is.
 
-    `content` is what was sent as `body`. Raises `UnmappableMask`.
+    `content` is what was sent as `body`, or alone when `bare`. Raises `UnmappableMask`.
     """
-    body = _body_of(returned)
+    body = _body_of(returned, bare)
     sent = string_leaves(content)
-    if _is_extracted_text(body):
-        return _masked_extract(content, sent, body["text"])
     masked = string_leaves(body)
     if masked.keys() != sent.keys():
+        if _is_extracted_text(body):
+            return _masked_extract(content, sent, body["text"])
         raise UnmappableMask("the masked request has other fields than the one sent")
     changes = {path: text for path, text in masked.items() if text != sent[path]}
     if any(is_naming(path) for path in changes):
@@ -45,16 +45,17 @@ def masked_strings(content: Mapping[str, object], returned: str) -> dict[Path, s
 def _masked_extract(content: Mapping[str, object], sent: Mapping[Path, str], text: str) -> dict[Path, str]:
     """The change that a returned extract means: none when it reads like the text it was taken from.
 
-    Applied only when it is the masked form of the newest user text and of no other string: which field the service
-    extracted is not said, and another string may be a decoy that reads like the masked form.
+    Applied only when it is the masked form of the newest user text. Which field the service extracted is not said, so
+    no other string may be one that it could be the masked form of: what reads like it may be a decoy.
     """
-    if text == spoken_text(content):
-        return {}
-    place = newest_user_string(content)
     fitting = [path for path, each in sent.items() if not is_naming(path) and _is_masked_form(text, each)]
-    if place is None or fitting != [place]:
-        raise UnmappableMask("the service returned extracted text in place of the request")
-    return {place: text}
+    place = newest_user_string(content)
+    if sum(key in content for key in CONVERSATION_KEYS) <= 1:
+        if not fitting and text == spoken_text(content):
+            return {}
+        if place is not None and fitting == [place] and text not in sent.values():
+            return {place: text}
+    raise UnmappableMask("the service returned extracted text in place of the request")
 
 
 def _is_masked_form(masked: str, text: str) -> bool:
@@ -135,10 +136,10 @@ def _container(data: dict[str, Any], path: Path, sent: str) -> Any:
     return container
 
 
-def _body_of(returned: str) -> Mapping[str, Any]:
+def _body_of(returned: str, bare: bool) -> Mapping[str, Any]:
     """The body in a returned payload, which comes as `{"body": {...}}`, `{"body": "<json>"}` or bare."""
     payload = _parsed(returned)
-    body = payload["body"] if isinstance(payload, dict) and "body" in payload else payload
+    body = payload["body"] if isinstance(payload, dict) and "body" in payload and not bare else payload
     if isinstance(body, str):
         body = _parsed(body)
     if not isinstance(body, dict):

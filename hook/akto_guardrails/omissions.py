@@ -24,12 +24,19 @@ _URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
 _CREDENTIAL_NAME: Final = re.compile(
     r"(?:.*_)?(?:api_?key|token|secret|password|credentials?|authorization)|aws_.*|headers|extra_headers", re.IGNORECASE
 )
+# One word, after one for its scheme.
+_CREDENTIAL: Final = re.compile(r"(?:[A-Za-z]+ )?[^\s]*")
 LEFT_OUT: Final = "[left out]"
 
 
 def is_credential_name(name: object) -> bool:
     """Whether a parameter of LiteLLM called `name` holds a credential, or headers that may."""
     return isinstance(name, str) and _CREDENTIAL_NAME.fullmatch(name) is not None
+
+
+def is_credential(name: object, value: object) -> bool:
+    """Whether a parameter is a credential by its name and not by its name alone: no credential is a sentence."""
+    return is_credential_name(name) and (not isinstance(value, str) or _CREDENTIAL.fullmatch(value) is not None)
 
 
 def without_credentials(key: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from akto_guardrails.content import content_of
+from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.omissions import note_on_bytes
 
 # LiteLLM's call types (1.106.2) whose dictionary is not the client's body plus LiteLLM's own entries.
@@ -23,7 +24,7 @@ class Subject:
     """`content` is checked; the places of its strings lead into `target` too.
 
     `passed_through`: the target is the client's body. `bare`: sent without `{"body": ...}`. `hand_back` gives a masked
-    target to LiteLLM, where writing into it is not enough.
+    target to LiteLLM, where writing into it is not enough; raises `UnmappableMask` for what LiteLLM does not take back.
     """
 
     content: dict[str, Any]
@@ -38,15 +39,15 @@ class Subject:
         return {key: value for key, value in again.items() if key in self.content}
 
 
-def subject_of(data: dict[str, Any], call_type: str) -> Subject | None:
-    """The subject in a hook's dictionary; None when there is nothing in it to check."""
+def subject_of(data: dict[str, Any], call_type: str, *, in_batch: bool = False) -> Subject | None:
+    """The subject in a hook's dictionary, that of a record in a batch file if `in_batch`; None without any content."""
     if call_type in (MCP_CALL, MCP_LIST):
         return _mcp_call(data) if call_type == MCP_CALL else _mcp_tool(data)
     if call_type == RAG_INGEST:
         return _document(data)
     if call_type == ROUTED_PASS_THROUGH and isinstance(data.get("json"), dict):
         return body_subject(data["json"])
-    if call_type == PASS_THROUGH:
+    if call_type == PASS_THROUGH or in_batch:
         return body_subject(data)
     content = content_of(data)
     return None if content is None else Subject(content, data)
@@ -70,6 +71,7 @@ def _mcp_call(data: dict[str, Any]) -> Subject | None:
     content = {"jsonrpc": "2.0", "method": "tools/call", "params": params, "id": 1}
 
     def hand_back(masked: dict[str, Any]) -> None:
+        _must_be_same(masked["params"]["name"], params["name"])
         data["modified_arguments"] = masked["params"]["arguments"]
 
     return Subject(content, copy.deepcopy(content), bare=True, hand_back=hand_back)
@@ -83,6 +85,7 @@ def _mcp_tool(data: dict[str, Any]) -> Subject | None:
     tool = {"name": data["mcp_tool_name"]} | {field: data.get(name) for field, name in fields.items()}
 
     def hand_back(masked: dict[str, Any]) -> None:
+        _must_be_same(masked["tools"][0]["name"], tool["name"])
         data.update({name: masked["tools"][0][field] for field, name in fields.items()})
 
     content = {"tools": [tool]}
@@ -102,6 +105,12 @@ def _document(data: dict[str, Any]) -> Subject | None:
     content = {"file": {"name": name, "text": text}}
 
     def hand_back(masked: dict[str, Any]) -> None:
+        _must_be_same(masked["file"]["name"], name)
         data["file_data"] = (name, masked["file"]["text"].encode(), media_type)
 
     return Subject(content, copy.deepcopy(content), hand_back=hand_back)
+
+
+def _must_be_same(masked: object, name: object) -> None:
+    if masked != name:
+        raise UnmappableMask("the mask changes the name of a tool or a file")

@@ -20,18 +20,22 @@ _HTTP: Final = (
     (ASSISTANTS, re.compile(r"(?:/v1)?/(?:assistants|threads)(?:/.*)?")),
     (
         TOKEN_COUNTING,
-        re.compile(r".*/messages/count_tokens|.*/responses/input_tokens|.*:countTokens|/utils/token_counter"),
+        re.compile(
+            r"(?:/v1)?/messages/count_tokens|(?:/openai)?(?:/v1)?/responses/input_tokens"
+            r"|(?:/v1beta)?/models/.*:countTokens|/utils/token_counter"
+        ),
     ),
     (REALTIME, re.compile(r"(?:/openai)?(?:/v1)?/realtime(?:/.*)?")),
-    (FILE, re.compile(r"(?:/v1)?/containers/[^/]+/files")),
+    (FILE, re.compile(r"(?:/v1)?/(?:containers/[^/]+/files|skills(?:/[^/]+/versions)?)")),
 )
 _CHECKED_SOCKETS: Final = re.compile(r"(?:/openai)?(?:/v1)?/responses")
-_MCP_PATH: Final = re.compile(r"/mcp(?:/.*)?|/[^/]+/mcp/?|/toolset/[^/]+/mcp/?")
-_MCP_METHODS: Final = ("prompts/", "resources/", "completion/")
+_MCP_PATH: Final = re.compile(r"/mcp(?:/.*)?|/(?:toolset/)?[^/]+/mcp/?")
+_MCP_METHODS: Final = frozenset({"completion/complete", "prompts/get", "resources/read"})
 
 
 def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | None:
     """The family of unchecked routes that a request with this method and path belongs to; None when it is checked."""
+    path = _plain(path)
     if is_websocket:
         if _CHECKED_SOCKETS.fullmatch(path):
             return None
@@ -43,9 +47,14 @@ def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | Non
 
 def is_mcp_endpoint(method: str, path: str) -> bool:
     """Whether a request carries MCP messages, whose methods are in its body."""
-    return method == "POST" and _MCP_PATH.fullmatch(path) is not None
+    return method == "POST" and _MCP_PATH.fullmatch(_plain(path)) is not None
 
 
 def is_unchecked_mcp_method(name: object) -> bool:
     """Whether the MCP method called `name` carries content that no hook is shown."""
-    return isinstance(name, str) and name.startswith(_MCP_METHODS)
+    return isinstance(name, str) and name in _MCP_METHODS
+
+
+def _plain(path: str) -> str:
+    """`path` without control characters: Starlette finds the route of one that ends in a line feed as well."""
+    return "".join(filter(str.isprintable, path))

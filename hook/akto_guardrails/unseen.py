@@ -28,13 +28,26 @@ _ADDED_TO: Final = (
 )
 
 
-def unseen_part(content: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level entries of `content` that make up a prompt and have a string in them that is nowhere in `seen`."""
-    changed = {key: content[key] for key in _ADDED_TO if key in content and content[key] is not seen.get(key)}
-    if not changed:
-        return {}
-    strings = _Seen(string_leaves(seen).values())
-    return {key: value for key, value in changed.items() if any(not strings.has(text) for text in _texts(value, key))}
+def strings_of(value: object) -> frozenset[str]:
+    """Every string in `value`."""
+    found: set[str] = set()
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str):
+            found.add(each)
+        elif isinstance(each, Mapping):
+            rest.extend(each.values())
+        elif isinstance(each, (list, tuple)):
+            rest.extend(each)
+    return frozenset(found)
+
+
+def unseen_part(content: Mapping[str, Any], seen: frozenset[str]) -> dict[str, Any]:
+    """The entries of `content` that make up a prompt and have a string in them that is not among those `seen`."""
+    strings = _Seen(seen)
+    prompt = {key: content[key] for key in _ADDED_TO if key in content}
+    return {key: value for key, value in prompt.items() if any(not strings.has(text) for text in _texts(value, key))}
 
 
 def _texts(value: object, key: str) -> Iterator[str]:
@@ -42,8 +55,8 @@ def _texts(value: object, key: str) -> Iterator[str]:
 
 
 class _Seen:
-    def __init__(self, strings: Any) -> None:
-        self._strings = frozenset(strings)
+    def __init__(self, strings: frozenset[str]) -> None:
+        self._strings = strings
         self._lines: frozenset[str] | None = None
 
     def has(self, text: str) -> bool:

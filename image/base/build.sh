@@ -16,9 +16,10 @@ packages=ca-certificates,python3,python3-venv,libsndfile1,tzdata,bash
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 
-# What the packages that LiteLLM leaves open must not be newer than: in these, something it imports is gone.
+# LiteLLM leaves open how new its packages may be. An older release gets those of its time: FastAPI 0.140 no longer has
+# what 1.96 imports.
 case "$litellm_version" in
-    1.96.*) bounds='"fastapi<0.142" "starlette<1.7" ' ;;
+    1.96.*) bounds='"fastapi<0.140" "starlette<1.7" ' ;;
     *) bounds= ;;
 esac
 

@@ -123,8 +123,9 @@ Send = Callable[[GuardedProxy, str, Any], Reply]
 Requests = Mapping[str, Callable[[str], Any]]
 
 
-def post(proxy: GuardedProxy, path: str, request: Any) -> Reply:
-    response = requests.post(proxy.url + path, headers=_authorization(), timeout=SECONDS, **_content(request))
+def post(proxy: GuardedProxy, path: str, request: Any, headers: Mapping[str, str] | None = None) -> Reply:
+    headers = {**_authorization(), **(headers or {})}
+    response = requests.post(proxy.url + path, headers=headers, timeout=SECONDS, **_content(request))
     return Reply(response.status_code, response.content.decode(errors="replace"))
 
 

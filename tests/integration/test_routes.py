@@ -14,11 +14,14 @@ from integration.routes import (
     ENVIRONMENT,
     ROUTES,
     UNCHECKED,
+    Form,
+    Records,
     Route,
     Unchecked,
     all_routes_config,
     bodies,
     exchanges,
+    post,
 )
 
 HARMLESS = "a harmless question"
@@ -106,6 +109,22 @@ def test_a_mask_changes_that_text_and_nothing_else(
     assert len(akto.calls("check")) == exchanges(request) + route.retrieves
     assert MASKED in payloads(records)
     assert "4111" not in json.dumps(records)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.send is post], ids=lambda route: route.name)
+def test_nothing_a_caller_sends_switches_records_off_or_blanks_them(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route
+) -> None:
+    skip_without_packages(routes_proxy, route)
+    request = next(iter(route.places.values()))(HARMLESS)
+    if not isinstance(request, (Form, Records)):
+        request |= {"no-log": True}
+    headers = {"x-litellm-enable-message-redaction": "true", "litellm-enable-message-redaction": "true"}
+    reply = post(routes_proxy, route.path, request, headers)
+    assert route.is_answered(reply), reply
+    records = akto.wait_for("record", exchanges(request))
+    assert HARMLESS in payloads(records)
+    assert "redacted-by-litellm" not in readable(records)
 
 
 @pytest.mark.parametrize("route", UNCHECKED, ids=lambda route: route.name)

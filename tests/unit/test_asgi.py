@@ -282,7 +282,6 @@ def test_the_media_type_says_whether_a_body_is_json(header: bytes | None, has_js
     assert request.has_json is has_json
 
 
-@pytest.mark.xfail(strict=True, reason="defect: LiteLLM reads the first of two headers, the layer the last")
 def test_a_second_content_type_does_not_pass_a_form_for_json() -> None:
     served = Served()
     two = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-type", b"application/json")]

@@ -178,9 +178,6 @@ class TestSplit:
     def test_less_than_one_check_takes_is_never_too_large(self) -> None:
         assert Asked(MAX_CHECK_CHARACTERS="10").request(chat("hello")).verdict == ALLOW
 
-    @pytest.mark.xfail(
-        strict=True, reason="defect: a known mask is dropped with fail_open when another portion has no verdict"
-    )
     def test_a_known_mask_survives_the_outage_of_another_portion(self) -> None:
         text = f"{long()} {NUMBER}"
         asked = Asked(lambda payload: masking(payload) if NUMBER in payload else OUTAGE)

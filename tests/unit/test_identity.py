@@ -324,8 +324,7 @@ class TestKeyInMetadata:
         "data",
         [
             {"metadata": KEY_ENTRIES},
-            {"litellm_metadata": KEY_ENTRIES},
-            {"litellm_metadata": KEY_ENTRIES, "metadata": {"user_api_key_alias": "forged"}},
+            {"metadata": KEY_ENTRIES, "litellm_metadata": {"user_api_key_alias": "forged"}},
             {"litellm_metadata": None, "metadata": KEY_ENTRIES},
         ],
     )
@@ -333,6 +332,10 @@ class TestKeyInMetadata:
         key = key_in_metadata(data)
         assert (key.key_alias, key.team_alias, key.team_id, key.user_id) == ("key", "team", "team-7", "user-9")
         assert key.request_route == "/v1/messages"
+
+    def test_on_provider_routes_litellm_writes_to_the_other_one(self) -> None:
+        data = {"litellm_metadata": KEY_ENTRIES, "metadata": {"user_api_key_alias": "forged"}}
+        assert key_in_metadata(data, of_provider_route=True).key_alias == "key"
 
     @pytest.mark.parametrize("data", [{}, {"metadata": None}, {"metadata": "text"}, {"metadata": {"a": "b"}}])
     def test_without_one_there_is_none(self, data: dict[str, Any]) -> None:

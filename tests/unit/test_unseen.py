@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from akto_guardrails.unseen import unseen_part
+from akto_guardrails.unseen import strings_of, unseen_part
 
 SEEN = {
     "model": "gpt-4o-mini",
@@ -48,7 +48,7 @@ SEEN = {
     ],
 )
 def test_what_repeats_checked_text_in_any_shape_is_nothing_new(content: dict[str, Any]) -> None:
-    assert unseen_part(content, SEEN) == {}
+    assert unseen_part(content, strings_of(SEEN)) == {}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_what_repeats_checked_text_in_any_shape_is_nothing_new(content: dict[str
 )
 def test_a_string_that_is_nowhere_in_the_checked_text_is_new(new: str) -> None:
     content = {"messages": [{"role": "user", "content": "one\ntwo"}, {"role": "user", "content": new}]}
-    assert unseen_part(content, SEEN) == content
+    assert unseen_part(content, strings_of(SEEN)) == content
 
 
 def test_only_the_entries_with_something_new_in_them_are_given_and_those_whole() -> None:
@@ -78,7 +78,7 @@ def test_only_the_entries_with_something_new_in_them_are_given_and_those_whole()
         "messages": [{"role": "system", "content": "four"}, {"role": "user", "content": "three"}],
         "documents": ["five"],
     }
-    part = unseen_part(content, SEEN)
+    part = unseen_part(content, strings_of(SEEN))
     assert part == {"messages": content["messages"], "documents": ["five"]}
     assert part["messages"] is content["messages"], "masks are put back into the very object that was sent"
 
@@ -92,11 +92,11 @@ def test_the_names_of_things_are_not_new_text() -> None:
         "url": "https://x.test",
         "content": "three",
     }
-    assert unseen_part({"messages": [named]}, SEEN) == {}
+    assert unseen_part({"messages": [named]}, strings_of(SEEN)) == {}
 
 
 def test_what_is_not_there_any_more_is_nothing_new() -> None:
-    assert unseen_part({"messages": SEEN["messages"][:1]}, SEEN) == {}
+    assert unseen_part({"messages": SEEN["messages"][:1]}, strings_of(SEEN)) == {}
 
 
 def test_everything_is_new_when_nothing_was_seen() -> None:
