@@ -34,13 +34,20 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
         if family is None and is_mcp_endpoint(request.method, request.path):
             body, receive = await _read_ahead(receive)
             family = MCP if _has_unchecked_method(body) else None
-        if family is None or admits(family):
-            await inner(scope, receive, send)
-        elif request.is_websocket:
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": UNCHECKED_REFUSED})
-        else:
-            await _refuse(request, family, send)
+        if family is not None and not admits(family):
+            await _refuse(request, family, receive, send)
+            return
+
+        async def noting_the_status(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+            await send(message)
+
+        try:
+            await inner(scope, receive, noting_the_status)
+        finally:
+            for action in request.at_end:
+                action()
 
     return application
 
@@ -82,8 +89,12 @@ def _has_unchecked_method(body: bytes | None) -> bool:
     return any(isinstance(message, dict) and is_unchecked_mcp_method(message.get("method")) for message in messages)
 
 
-async def _refuse(request: ClientRequest, family: str, send: Send) -> None:
-    """HTTP 403 in the error format of the API that was called."""
+async def _refuse(request: ClientRequest, family: str, receive: Receive, send: Send) -> None:
+    """HTTP 403 in the error format of the API that was called; a WebSocket is not opened."""
+    if request.is_websocket:
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": UNCHECKED_REFUSED})
+        return
     body: dict[str, object]
     error: dict[str, object] = {"message": UNCHECKED_REFUSED, "type": "permission_error"}
     if family == MCP:

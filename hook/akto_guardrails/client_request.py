@@ -6,9 +6,9 @@ others. An ASGI layer around the proxy's application notes what there is to know
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 
@@ -18,6 +18,7 @@ class ClientRequest:
 
     `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
     the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
+    `status`: of the answer, once it has begun. `at_end`: called when it has ended.
     """
 
     is_websocket: bool
@@ -27,6 +28,8 @@ class ClientRequest:
     address: str
     has_guarded_turns: bool = False
     refused: Exception | None = None
+    status: int | None = None
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def has_json(self) -> bool:

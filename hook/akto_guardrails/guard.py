@@ -13,7 +13,7 @@ import orjson
 from akto_guardrails.akto import AktoClient
 from akto_guardrails.asgi import UNCHECKED_REFUSED
 from akto_guardrails.checker import Checker, Judgement
-from akto_guardrails.client_request import current_request
+from akto_guardrails.client_request import ClientRequest, current_request
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tags_of, tool_tags_of
@@ -135,7 +135,8 @@ class Guard:
             raise request.refused
         key = key_in_metadata(kwargs, of_provider_route=call_type == ROUTED_PASS_THROUGH)
         try:
-            await self._or_fallback(self._check_attempt(kwargs, key, call_type), kwargs, key, call_type)
+            check = self._check_attempt(request, kwargs, key, call_type)
+            await self._or_fallback(check, kwargs, key, call_type)
         except Refusal as refusal:
             request.refused = refusal
             raise
@@ -208,7 +209,9 @@ class Guard:
         await self._or_fallback(check(), data, key, call_type)
         return opened[0].key if opened else None
 
-    async def _check_attempt(self, kwargs: dict[str, Any], key: KeyHolder, call_type: str) -> None:
+    async def _check_attempt(
+        self, request: ClientRequest, kwargs: dict[str, Any], key: KeyHolder, call_type: str
+    ) -> None:
         subject = subject_of(kwargs, call_type) if _may_carry_text(call_type) else None
         if subject is None:
             return
@@ -218,6 +221,7 @@ class Guard:
             exchange = await self._judged(exchange, subject, None)
             latest_exchange.set(exchange)
             self._add(exchange, None)
+            request.at_end.append(lambda: self._finished_by_error(exchange.key, request.status))
             return
         unseen = unseen_part(subject.content, latest.seen)
         if unseen:
@@ -412,6 +416,12 @@ class Guard:
             self._in_background(exchange, self._checker.answer(exchange, _as_object(exchange, answer)))
         # After this task has handed the answer on: nobody waits for these.
         asyncio.get_running_loop().call_soon(self._record_tool_calls, exchange, answer)
+
+    def _finished_by_error(self, key: Key, status: int | None) -> None:
+        """Records an exchange that LiteLLM answered with an error, of which it calls no hook on some routes."""
+        if status is None or status >= 400:
+            status = status or 499
+            self.finished_exchange(key, {"error": {"message": f"answered with HTTP status {status}"}}, status)
 
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
         """The exchange that `data` belongs to, if it is not recorded yet."""

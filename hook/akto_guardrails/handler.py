@@ -187,16 +187,6 @@ class GuardrailsHandler(CustomLogger):
             self._finished(kwargs, result, 200)
         return kwargs, result
 
-    async def async_log_failure_event(
-        self, kwargs: dict[str, Any], response_obj: object, start_time: object, end_time: object
-    ) -> None:
-        """The same for those that failed on routes where no hook is called at all."""
-        exchange = self._guard.open_exchange(kwargs)
-        if exchange is not None and exchange.at_gate:
-            error = kwargs.get("exception")
-            error = error if isinstance(error, Exception) else Exception("the call failed")
-            self._finished(kwargs, _error_body(error), _status_of(error))
-
     def admits(self, family: str) -> bool:
         """Whether a request on an unchecked route of `family` may be served."""
         return self._guard.admits(family)

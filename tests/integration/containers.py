@@ -29,7 +29,7 @@ AUTH_MODULE = """
 from litellm.proxy._types import UserAPIKeyAuth
 
 async def auth(request, api_key):
-    _, alias, team = (api_key.split(".") + ["", ""])[:3]
+    _, alias, team = ((api_key or "").split(".") + ["", ""])[:3]
     return UserAPIKeyAuth(
         api_key=api_key,
         key_alias=alias or None,

@@ -800,3 +800,23 @@ UNCHECKED: Final = [
         upstream="POST /v1/files",
     ),
 ]
+
+
+def readme_table() -> str:
+    """The table of routes in the README. Streamed and whole answers of a route share a row."""
+    rows = ["| route | request checked, masked, recorded | answer checked |", "| --- | --- | --- |"]
+    for route in ROUTES:
+        if not route.name.endswith(", streamed"):
+            rows.append(f"| {route.name}: `{_readable_path(route.path)}` | yes | {_yes(route.answer_checked)} |")
+    for unchecked in UNCHECKED:
+        paths = ", ".join(f"`{path}`" for path in unchecked.paths)
+        rows.append(f"| {unchecked.name}: {paths} | **no** | no |")
+    return "\n".join(rows) + "\n"
+
+
+def _readable_path(path: str) -> str:
+    return path.replace("/models/gemini:", "/models/{model}:").replace("vs_mock", "{id}").replace("helper", "{agent}")
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"

@@ -31,6 +31,7 @@ def config() -> dict[str, Any]:
                 "extra_body": {"guided_choice": ["first choice", "second choice"]},
             },
         },
+        {"model_name": "vllm", "litellm_params": {"model": "hosted_vllm/mock", **openai}},
         {
             "model_name": "down",
             "litellm_params": {"model": "openai/down", **openai, "api_base": "http://mock-llm:1/v1"},
@@ -209,9 +210,29 @@ def test_without_a_verdict_the_fallback_decides_at_the_second_gate_too(
     assert len(akto.calls("check")) == 1, "LiteLLM's retries cost no further check"
 
 
-def test_a_failed_call_on_a_route_without_hooks_is_recorded(gated: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
-    body = {"model": "gpt-4o-mini", "priority": 0, "messages": [user("please fail")]}
-    assert gated.post("/queue/chat/completions", body).status_code >= 400
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/queue/chat/completions", {"model": "gpt-4o-mini", "priority": 0}),
+        ("/vllm/v1/chat/completions", {"model": "vllm"}),
+        ("/v1/rag/query", {"model": "gpt-4o-mini", "retrieval_config": {"vector_store_id": "vs_mock"}}),
+    ],
+)
+def test_a_failed_call_on_a_route_without_hooks_is_recorded(
+    gated: GuardedProxy, akto: MockAkto, llm: MockLlm, path: str, more: dict[str, Any]
+) -> None:
+    assert gated.post(path, {**more, "messages": [user("please fail")]}).status_code >= 400
     (record,) = akto.wait_for("record", 1)
     assert record["body"]["statusCode"] == "500"
+    assert len(akto.calls("check")) == 1
+
+
+def test_a_call_that_succeeds_at_the_second_attempt_is_recorded_with_its_answer(
+    gated: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    body = {"model": "down", "priority": 0, "messages": [user("hello")]}
+    assert gated.post("/queue/chat/completions", body).status_code == 200
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "200"
+    assert "Hello from the mock model." in record["body"]["responsePayload"]
     assert len(akto.calls("check")) == 1

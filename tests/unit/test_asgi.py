@@ -97,6 +97,7 @@ def test_what_there_is_to_know_about_a_request_is_noted_for_the_hooks() -> None:
         path="/v1/chat/completions",
         headers={"user-agent": "curl/8", "x-name": "caf\xe9"},
         address="203.0.113.7",
+        status=200,
     )
 
 

@@ -1,0 +1,36 @@
+"""What the README says about routes and variables is what the tests and the code have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from akto_guardrails.settings import Settings, load_settings
+from integration.routes import ROUTES, readme_table
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_routes_is_the_one_that_the_container_is_tested_with() -> None:
+    assert readme_table() in README
+
+
+def test_every_route_in_the_table_is_masked() -> None:
+    assert all(route.masked for route in ROUTES)
+
+
+def test_every_variable_is_in_the_table_with_its_default() -> None:
+    table = README.partition("## Variables")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
+    read: set[str] = set()
+
+    class Environment(dict[str, str]):
+        def get(self, name: str, default: object = None) -> object:  # type: ignore[override]
+            read.add(name.removesuffix("_FILE"))
+            return super().get(name, default)
+
+    required = {"DATA_INGESTION_SERVICE_URL": "https://akto.test", "AKTO_API_TOKEN": "raw-token"}
+    assert isinstance(load_settings(Environment(required)), Settings)
+    assert len(read) >= len(fields(Settings)) - 1
+    assert read <= named
