@@ -229,6 +229,7 @@ class Route:
     # For the table in the README.
     streams: bool = False
     answer_checked: bool = True
+    answer_checked_later: str = ""
     masked: bool = True
 
     @property
@@ -437,6 +438,7 @@ ROUTES: Final = [
         upstream="POST /v1/responses",
         places={"input string": lambda text: _input(text, background=True)},
         answer_checked=False,
+        answer_checked_later="when it is fetched",
     ),
     Route(
         name="Responses, compacted",
@@ -779,7 +781,7 @@ UNCHECKED: Final = [
     ),
     Unchecked(
         name="multipart bodies on pass-through",
-        paths=["/support"],
+        paths=["a path of yours"],
         path="/support",
         request=Form({"note": _BLOCK}, _NOTES),
         upstream="POST /support/tickets",
@@ -805,18 +807,28 @@ UNCHECKED: Final = [
 def readme_table() -> str:
     """The table of routes in the README. Streamed and whole answers of a route share a row."""
     rows = ["| route | request checked, masked, recorded | answer checked |", "| --- | --- | --- |"]
-    for route in ROUTES:
-        if not route.name.endswith(", streamed"):
-            rows.append(f"| {route.name}: `{_readable_path(route.path)}` | yes | {_yes(route.answer_checked)} |")
+    rows += [
+        f"| {route.name}: `{_readable(route.path)}` | yes | {_answer_checked(route)} |"
+        for route in ROUTES
+        if not route.name.endswith(", streamed")
+    ]
     for unchecked in UNCHECKED:
         paths = ", ".join(f"`{path}`" for path in unchecked.paths)
-        rows.append(f"| {unchecked.name}: {paths} | **no** | no |")
+        rows += [f"| {unchecked.name}: {paths} | **no** | no |"]
     return "\n".join(rows) + "\n"
 
 
-def _readable_path(path: str) -> str:
-    return path.replace("/models/gemini:", "/models/{model}:").replace("vs_mock", "{id}").replace("helper", "{agent}")
+def _readable(path: str) -> str:
+    named = {
+        "/models/gemini:": "/models/{model}:",
+        "vs_mock": "{id}",
+        "helper": "{agent}",
+        "/support": "a path of yours",
+    }
+    for example, name in named.items():
+        path = path.replace(example, name)
+    return path
 
 
-def _yes(flag: bool) -> str:
-    return "yes" if flag else "no"
+def _answer_checked(route: Route) -> str:
+    return "yes" if route.answer_checked else route.answer_checked_later or "no"

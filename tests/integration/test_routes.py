@@ -22,6 +22,7 @@ from integration.routes import (
     bodies,
     exchanges,
     post,
+    post_message,
 )
 
 HARMLESS = "a harmless question"
@@ -125,6 +126,26 @@ def test_nothing_a_caller_sends_switches_records_off_or_blanks_them(
     records = akto.wait_for("record", exchanges(request))
     assert HARMLESS in payloads(records)
     assert "redacted-by-litellm" not in readable(records)
+
+
+@pytest.mark.parametrize(
+    ("said", "described"),
+    [(HARMLESS, f"Says: {HARMLESS}"), (BLOCK, None), (CARD, f"Says: {MASKED}")],
+    ids=["allowed", "blocked", "masked"],
+)
+def test_the_tools_of_a_catalog_are_checked_when_they_are_listed(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, said: str, described: str | None
+) -> None:
+    llm.says(text=said)
+    reply = post_message(routes_proxy, "/mcp/", {"method": "tools/list", "params": {}})
+    tools = {tool["name"]: tool["description"] for tool in reply.json["result"]["tools"]}
+    assert "github-echo" in tools
+    assert tools.get("github-tell") == described
+    checks = akto.calls("check")
+    assert {json.loads(call["body"]["requestHeaders"])["host"] for call in checks} == {"checkout-agent.litellm.github"}
+    assert len(checks) == 2
+    # Only a refused one is recorded.
+    akto.wait_for("record", 1 if described is None else 0)
 
 
 @pytest.mark.parametrize("route", UNCHECKED, ids=lambda route: route.name)

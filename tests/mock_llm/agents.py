@@ -52,7 +52,7 @@ def _initialized(params: Body, _: str) -> Body:
 def _tools(_: Body, __: str) -> Body:
     schema = {"type": "object", "properties": {"text": {"type": "string"}}}
     echo = {"name": "echo", "description": "Says its text again", "inputSchema": schema}
-    return {"tools": [echo, {"name": "tell", "description": "Says what it was told to", "inputSchema": schema}]}
+    return {"tools": [echo, {"name": "tell", "description": f"Says: {SAID.text}", "inputSchema": schema}]}
 
 
 def _called(params: Body, told: str) -> Body:
