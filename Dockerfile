@@ -1,6 +1,14 @@
 # The guarded LiteLLM image: LiteLLM's own, plus the guard, plus a start that makes sure the guard runs.
 # `make image` builds this file and fills in the label arguments.
 ARG BASE_IMAGE=docker.litellm.ai/berriai/litellm:main-stable
+# The guard as one file, a third of its size; Python imports from it as from a directory.
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE} AS packed
+COPY hook /tmp/hook
+RUN python3 -m zipfile -c /tmp/hook.zip /tmp/hook/akto_guardrails \
+    && touch -r /tmp/hook/akto_guardrails /tmp/hook.zip \
+    && chmod 444 /tmp/hook.zip
+
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
 
@@ -21,14 +29,14 @@ LABEL org.opencontainers.image.title="guarded-litellm" \
       org.opencontainers.image.base.name="${BASE_NAME}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}"
 
-COPY hook /opt/akto/hook
+COPY --from=packed /tmp/hook.zip /opt/akto/hook.zip
 COPY image/launcher /opt/akto/launcher
 COPY entrypoint.sh /opt/akto/entrypoint.sh
 
-# A directory of its own on PYTHONPATH: importable whatever directory the config is in, and no volume hides it.
+# A place of its own on PYTHONPATH: importable whatever directory the config is in, and no volume hides it.
 # The startup hook guards workers that were started past the entrypoint. LiteLLM workers on a small machine take
 # longer to start than uvicorn's five seconds allow, and would be killed over and over.
-ENV PYTHONPATH=/opt/akto/hook${PYTHONPATH:+:${PYTHONPATH}} \
+ENV PYTHONPATH=/opt/akto/hook.zip${PYTHONPATH:+:${PYTHONPATH}} \
     LITELLM_WORKER_STARTUP_HOOKS=akto_guardrails.worker_startup:ensure_guarded${LITELLM_WORKER_STARTUP_HOOKS:+,${LITELLM_WORKER_STARTUP_HOOKS}} \
     TIMEOUT_WORKER_HEALTHCHECK=60
 

@@ -13,7 +13,7 @@
 set -eu
 
 guarded() {
-    PYTHONPATH="/opt/akto/hook:/opt/akto${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m launcher "$@"
+    PYTHONPATH="/opt/akto/hook.zip:/opt/akto${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m launcher "$@"
 }
 
 # The base's entrypoint, for words that only it knows; the newest base has the first one.

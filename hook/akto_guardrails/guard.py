@@ -16,14 +16,15 @@ from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.client_request import ClientRequest, current_request
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
-from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tags_of, tool_tags_of
+from akto_guardrails.envelope import Sender, mcp_tags_of, payload_of, tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
 from akto_guardrails.exchange import latest as latest_exchange
-from akto_guardrails.identity import Identity, KeyHolder, identity_of, key_in_metadata, what_the_client_says
+from akto_guardrails.identity import KeyHolder, identity_of, key_in_metadata, what_the_client_says
 from akto_guardrails.journal import Journal
 from akto_guardrails.masking import UnmappableMask, apply_mask
 from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
+from akto_guardrails.records import TOO_DEEP, Records, as_object, at_mcp_server
 from akto_guardrails.settings import Settings
 from akto_guardrails.subject import (
     MCP_CALL,
@@ -34,7 +35,6 @@ from akto_guardrails.subject import (
     body_subject,
     subject_of,
 )
-from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
 from akto_guardrails.unchecked import BODY, FILE
 from akto_guardrails.unseen import strings_of, unseen_part
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
@@ -43,7 +43,6 @@ BLOCKED: Final = "Blocked by Akto Guardrails"
 _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applied"
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
 _ANSWER_TOO_LARGE: Final = "Answer too large to be checked by Akto Guardrails"
-_TOO_DEEP: Final = {"x-akto-truncated": "nested too deeply to be read"}
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
 
 # Calls of LiteLLM that carry names and ids, and no text for a model.
@@ -95,7 +94,6 @@ class Guard:
     def __init__(self, settings: Settings, client: AktoClient, recorder: Recorder, counters: Counters) -> None:
         self._settings = settings
         self._client = client
-        self._recorder = recorder
         self._counters = counters
         self._journal = Journal(settings, counters)
         self._open = OpenExchanges()
@@ -103,6 +101,7 @@ class Guard:
             settings.account_id, settings.vxlan_id, settings.context_source, observing=not settings.sync_mode
         )
         self._checker = Checker(settings, client, self._sender, counters)
+        self._records = Records(settings, recorder, self._sender, counters, self._journal)
         self._background: set[asyncio.Task[None]] = set()
 
     def admits(self, family: str) -> bool:
@@ -159,7 +158,7 @@ class Guard:
         self._journal.unavailable(Cause.TOO_LARGE, "(nesting)")
         latest = latest_exchange.get()
         known = None if latest is None else latest.key
-        exchange = self._exchange(data, Subject(_TOO_DEEP, {}), key, call_type, known)
+        exchange = self._exchange(data, Subject(TOO_DEEP, {}), key, call_type, known)
         if self._settings.sync_mode:
             self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
         if known is None:
@@ -180,7 +179,7 @@ class Guard:
         exchange = self._exchange(data, subject, key, call_type, None if earlier is None else earlier.key)
         exchange = await self._judged(exchange, subject, earlier)
         if in_batch:
-            self._record(exchange, None, 200)
+            self._records.put(exchange, None, 200)
             return
         if call_type not in (MCP_CALL, MCP_LIST):
             # A tool may be called in the middle of a request, whose own exchange stays the latest then.
@@ -246,7 +245,7 @@ class Guard:
         for displaced in self._open.add(exchange):
             if displaced is not earlier:
                 self._counters.add("exchanges_displaced")
-                self._record(displaced, None, 200)
+                self._records.put(displaced, None, 200)
 
     def _earlier_attempt(self, content: Mapping[str, object]) -> Exchange | None:
         """The open exchange of this very request when LiteLLM runs its pre-call hooks a second time.
@@ -275,7 +274,7 @@ class Guard:
         model = subject.content.get("model")
         if call_type in (MCP_CALL, MCP_LIST):
             server = str(data.get("mcp_server_name") or "")
-            identity = self._at_mcp(identity, server)
+            identity = at_mcp_server(identity, server, self._settings.mcp_path)
             tags = mcp_tags_of(self._sender, identity, server=server, tool=str(data["mcp_tool_name"]))
         else:
             tags = tags_of(self._sender, identity, call_type=call_type, model=model)
@@ -284,12 +283,6 @@ class Guard:
         own_mark = identity.call_id if passed_through else mark(data, earlier_mark)
         seen = strings_of(subject.content)
         return Exchange(own_mark, identity, tags, call_type, model, payload, payload, seen, bare)
-
-    def _at_mcp(self, identity: Identity, server: str) -> Identity:
-        """`identity` under a host of the tool's server: the tags of its records would turn the agent's into one."""
-        host = mcp_host(identity.collection, server)
-        headers = {**identity.headers, "host": host}
-        return replace(identity, collection=host, route=self._settings.mcp_path, headers=headers)
 
     async def _judged(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
         """The exchange as it may go on, checked and masked; raises `Refusal` when it may not."""
@@ -342,7 +335,7 @@ class Guard:
         self._open.take(exchange.key)
         body = {"x-blocked-by": "Akto Proxy", "reason": refusal.message.removeprefix(f"{BLOCKED}: ")}
         try:
-            self._record(exchange, body if answer is None else {**body, "answer": answer}, refusal.status)
+            self._records.put(exchange, body if answer is None else {**body, "answer": answer}, refusal.status)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the record, the request stays refused
             self.note_internal_error(error)
 
@@ -360,7 +353,7 @@ class Guard:
         if exchange is None or _is_still_to_come(body):
             return {}
         try:
-            judgement = await self._checker.answer(exchange, without_media(_as_object(exchange, body)))
+            judgement = await self._checker.answer(exchange, without_media(as_object(exchange, body)))
         except (UnmappableMask, RecursionError) as error:
             raise self.refusal_of_answer_mask(data, body, error) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
@@ -370,7 +363,7 @@ class Guard:
             self._refuse(exchange, refusal, body)
         if judgement.changes:
             self._journal.masked(exchange, len(judgement.changes))
-        wrapped = 0 if _as_object(exchange, body) is body else 1
+        wrapped = 0 if as_object(exchange, body) is body else 1
         return {path[wrapped:]: text for path, text in judgement.changes.items()}
 
     def refusal_of_answer_mask(self, data: Mapping[str, object], body: object, error: Exception) -> Refusal:
@@ -409,13 +402,13 @@ class Guard:
         exchange = self._open.take(key)
         if exchange is None or (exchange.call_type == _FETCHED and _is_still_to_come(answer)):
             return
-        self._record(exchange, answer, status)
+        self._records.put(exchange, answer, status)
         if answer is None:
             return
         if self._settings.response_guardrails and not self._settings.sync_mode and exchange.call_type in _SPOKEN:
-            self._in_background(exchange, self._checker.answer(exchange, _as_object(exchange, answer)))
+            self._in_background(exchange, self._checker.answer(exchange, as_object(exchange, answer)))
         # After this task has handed the answer on: nobody waits for these.
-        asyncio.get_running_loop().call_soon(self._record_tool_calls, exchange, answer)
+        asyncio.get_running_loop().call_soon(self._records.put_tool_calls, exchange, answer)
 
     def _finished_by_error(self, key: Key, status: int | None) -> None:
         """Records an exchange that LiteLLM answered with an error, of which it calls no hook on some routes."""
@@ -427,50 +420,6 @@ class Guard:
         """The exchange that `data` belongs to, if it is not recorded yet."""
         return self._open.get(key_of(data))
 
-    def _record(self, exchange: Exchange, answer: object, status: int) -> None:
-        if exchange.call_type == MCP_CALL and answer is not None:
-            answer = _as_object(exchange, answer)
-        self._recorder.put(
-            envelope(
-                self._sender,
-                exchange.identity,
-                exchange.tags,
-                request_payload=fitted(exchange.request_payload),
-                response_payload=None if answer is None else _fitted_answer(answer, exchange.bare),
-                status=status,
-            )
-        )
-
-    def _record_tool_calls(self, exchange: Exchange, answer: object) -> None:
-        """Records each tool call in an answer on its own."""
-        if exchange.call_type == MCP_CALL:
-            return
-        try:
-            for call in tool_calls_of(answer):
-                self._record_tool_call(exchange, call)
-        except Exception as error:  # noqa: BLE001 - called by the event loop, which would print the error's text
-            self.note_internal_error(error)
-
-    def _record_tool_call(self, exchange: Exchange, call: ToolCall) -> None:
-        identity = exchange.identity
-        if call.server:
-            identity = self._at_mcp(identity, call.server)
-            tags = mcp_tags_of(self._sender, identity, server=call.server, tool=call.name)
-        else:
-            identity = replace(identity, route=tool_path(self._settings.tool_path_prefix, call.name))
-            tags = tool_tags_of(exchange.tags, tool=call.name)
-        request, answer = payloads_of(call)
-        self._counters.add("tool_calls_recorded")
-        self._recorder.put(
-            envelope(
-                self._sender,
-                identity,
-                tags,
-                request_payload=fitted(request),
-                response_payload=None if answer is None else fitted(answer),
-            )
-        )
-
     async def close(self, seconds: float) -> None:
         """Ends background checks and delivers queued records, for at most `seconds`, and logs the counters."""
         deadline = asyncio.get_running_loop().time() + seconds
@@ -479,7 +428,7 @@ class Guard:
             for task in self._background:
                 task.cancel()
         await asyncio.sleep(0)  # lets the tool calls of the last answers get into the queue
-        await self._recorder.flush(deadline - asyncio.get_running_loop().time())
+        await self._records.flush(deadline - asyncio.get_running_loop().time())
         await self._client.close()
         _log.info("GuardrailsHandler stopped | %s", orjson.dumps(self._counters.snapshot()).decode())
 
@@ -502,23 +451,9 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
     return is_upload and not {"proxy_server_request", "litellm_logging_obj"} & data.keys()
 
 
-def _fitted_answer(answer: object, bare: bool) -> str:
-    try:
-        return fitted(payload_of(answer, bare=bare))
-    except RecursionError:
-        return payload_of(_TOO_DEEP, bare=bare)
-
-
 def _is_still_to_come(answer: object) -> bool:
     """Whether `answer` only says that the Responses API is working on one in the background."""
     return isinstance(answer, dict) and answer.get("status") in ("queued", "in_progress") and not answer.get("output")
-
-
-def _as_object(exchange: Exchange, answer: object) -> dict[str, Any]:
-    """An answer as Akto gets it: the result of a tool as JSON-RPC, several answers under a name, the rest as it is."""
-    if exchange.call_type == MCP_CALL:
-        return {"jsonrpc": "2.0", "id": 1, "result": answer}
-    return answer if isinstance(answer, dict) else {"answers": answer}
 
 
 def _blocked_message(reason: str) -> str:

@@ -55,6 +55,7 @@ class StreamedAnswer:
         self._units = Units()
         self._usage: dict[str, object] = {}
         self._response: object = None
+        self._gemini: _GeminiAnswer | None = None
 
     def add(self, item: object) -> None:
         """Takes note of one item; never changes it."""
@@ -65,6 +66,8 @@ class StreamedAnswer:
         self._add(self._units.rest())
         if self._response is not None:
             return answer_body(self._response)
+        if self._gemini is not None:
+            return self._gemini.body()
         body, _ = assembled({target: str(text) for target, text in self.texts.items()}, self.facts, list(self.alone))
         return (body | self._usage) or None
 
@@ -86,6 +89,9 @@ class StreamedAnswer:
             usage = answer_body(entry(unit.data, "usage") or entry(entry(unit.data, "message"), "usage"))
             if isinstance(usage, dict):
                 self._usage["usage"] = {**self._usage.get("usage", {}), **usage}  # type: ignore[dict-item]
+            if isinstance(unit.data, dict) and isinstance(unit.data.get("candidates"), list):
+                self._gemini = self._gemini or _GeminiAnswer()
+                self._gemini.add(unit.data)
             if entry(unit.data, "type") in _FINAL_RESPONSES_EVENTS:
                 self._response = entry(unit.data, "response")
 
@@ -98,6 +104,58 @@ class StreamedAnswer:
             if text.is_same(piece.text):
                 return piece._replace(target=target)
         return piece._replace(kind="delta" if known is None and piece.text not in self.alone else "alone")
+
+
+class _GeminiAnswer:
+    """Chunks of a Gemini stream as one answer: text goes on from chunk to chunk, calls of tools come whole."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, object] = {}
+        self._candidates: dict[object, dict[str, Any]] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        self._head |= {name: value for name, value in chunk.items() if name != "candidates"}
+        for position, candidate in enumerate(chunk["candidates"]):
+            if isinstance(candidate, dict):
+                whole = self._candidates.setdefault(candidate.get("index", position), {"content": {"parts": []}})
+                whole |= {name: value for name, value in candidate.items() if name != "content"}
+                content = candidate.get("content")
+                self._add_content(whole["content"], content if isinstance(content, dict) else {})
+
+    def _add_content(self, whole: dict[str, Any], content: Mapping[str, Any]) -> None:
+        whole |= {name: value for name, value in content.items() if name != "parts"}
+        parts = content.get("parts")
+        for part in parts if isinstance(parts, list) else ():
+            last = whole["parts"][-1] if whole["parts"] else None
+            if last is not None and _is_plain_text(last) and _is_plain_text(part) and _are_alike(last, part):
+                last["texts"].append(part["text"])
+            else:
+                whole["parts"].append({**part, "texts": [part["text"]]} if _is_plain_text(part) else part)
+
+    def body(self) -> dict[str, object]:
+        candidates = [
+            {
+                **candidate,
+                "content": {**candidate["content"], "parts": list(map(_joined, candidate["content"]["parts"]))},
+            }
+            for candidate in self._candidates.values()
+        ]
+        return {"candidates": candidates, **self._head}
+
+
+def _is_plain_text(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str)
+
+
+def _are_alike(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether both parts are thoughts, or neither is."""
+    return bool(one.get("thought")) == bool(other.get("thought"))
+
+
+def _joined(part: Any) -> Any:
+    if not isinstance(part, dict) or "texts" not in part:
+        return part
+    return {name: value for name, value in part.items() if name != "texts"} | {"text": "".join(part["texts"])}
 
 
 class Source(NamedTuple):

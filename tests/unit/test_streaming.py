@@ -230,17 +230,16 @@ def test_text_items_are_taken_like_bytes() -> None:
     assert body_of(raw[:50], raw[50:].encode()) == body_of(raw.encode())
 
 
+_ARGS = {"q": "x", "page": 2, "exact": True}
+
+
 def test_the_pieces_of_a_gemini_answer_are_joined() -> None:
     raw = b"".join(
         b"data: " + json.dumps(chunk).encode() + b"\r\n\r\n"
         for chunk in (
             {"candidates": [{"content": {"role": "model", "parts": [{"text": "hm", "thought": True}]}}]},
             {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hel"}]}}], "modelVersion": "gemini"},
-            {
-                "candidates": [
-                    {"content": {"parts": [{"text": "lo"}, {"functionCall": {"name": "f", "args": {"q": "x"}}}]}}
-                ]
-            },
+            {"candidates": [{"content": {"parts": [{"text": "lo"}, {"functionCall": {"name": "f", "args": _ARGS}}]}}]},
             {"candidates": [{"content": {"parts": [{"functionCall": {"name": "g"}}]}, "finishReason": "STOP"}]},
         )
     )
@@ -252,9 +251,9 @@ def test_the_pieces_of_a_gemini_answer_are_joined() -> None:
                 "content": {
                     "role": "model",
                     "parts": [
-                        {"text": "hm"},
+                        {"text": "hm", "thought": True},
                         {"text": "Hello"},
-                        {"functionCall": {"name": "f", "args": {"q": "x"}}},
+                        {"functionCall": {"name": "f", "args": {"q": "x", "page": 2, "exact": True}}},
                         {"functionCall": {"name": "g"}},
                     ],
                 },

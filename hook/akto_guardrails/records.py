@@ -1,0 +1,99 @@
+"""What is recorded: exchanges with their answers, and the tool calls in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from akto_guardrails.counters import Counters
+from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tool_tags_of
+from akto_guardrails.exchange import Exchange
+from akto_guardrails.identity import Identity
+from akto_guardrails.journal import Journal
+from akto_guardrails.recorder import Recorder
+from akto_guardrails.settings import Settings
+from akto_guardrails.subject import MCP_CALL
+from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
+
+TOO_DEEP: Final = {"x-akto-truncated": "nested too deeply to be read"}
+
+
+class Records:
+    """Makes records and queues them."""
+
+    def __init__(
+        self, settings: Settings, recorder: Recorder, sender: Sender, counters: Counters, journal: Journal
+    ) -> None:
+        self._settings = settings
+        self._recorder = recorder
+        self._sender = sender
+        self._counters = counters
+        self._journal = journal
+
+    def put(self, exchange: Exchange, answer: object, status: int) -> None:
+        """Queues the record of an exchange; `answer` is plain data, None when there was none."""
+        self._recorder.put(
+            envelope(
+                self._sender,
+                exchange.identity,
+                exchange.tags,
+                request_payload=fitted(exchange.request_payload),
+                response_payload=None if answer is None else _answer_payload(exchange, answer),
+                status=status,
+            )
+        )
+
+    def put_tool_calls(self, exchange: Exchange, answer: object) -> None:
+        """Queues a record of each tool call in an answer. Never raises."""
+        if exchange.call_type == MCP_CALL:
+            return
+        try:
+            for call in tool_calls_of(answer):
+                self._put_tool_call(exchange, call)
+        except Exception as error:  # noqa: BLE001 - called by the event loop, which would print the error's text
+            self._journal.internal_error(error)
+
+    async def flush(self, seconds: float) -> None:
+        """Delivers what is queued, for at most `seconds`."""
+        await self._recorder.flush(seconds)
+
+    def _put_tool_call(self, exchange: Exchange, call: ToolCall) -> None:
+        identity = exchange.identity
+        if call.server:
+            identity = at_mcp_server(identity, call.server, self._settings.mcp_path)
+            tags = mcp_tags_of(self._sender, identity, server=call.server, tool=call.name)
+        else:
+            identity = replace(identity, route=tool_path(self._settings.tool_path_prefix, call.name))
+            tags = tool_tags_of(exchange.tags, tool=call.name)
+        request, answer = payloads_of(call)
+        self._counters.add("tool_calls_recorded")
+        self._recorder.put(
+            envelope(
+                self._sender,
+                identity,
+                tags,
+                request_payload=fitted(request),
+                response_payload=None if answer is None else fitted(answer),
+            )
+        )
+
+
+def at_mcp_server(identity: Identity, server: str, path: str) -> Identity:
+    """`identity` under a host of the MCP server's own: the tags of its records would turn the agent's into one."""
+    host = mcp_host(identity.collection, server)
+    return replace(identity, collection=host, route=path, headers={**identity.headers, "host": host})
+
+
+def as_object(exchange: Exchange, answer: object) -> dict[str, Any]:
+    """An answer as Akto gets it: the result of a tool as JSON-RPC, several answers under a name, the rest as it is."""
+    if exchange.call_type == MCP_CALL:
+        return {"jsonrpc": "2.0", "id": 1, "result": answer}
+    return answer if isinstance(answer, dict) else {"answers": answer}
+
+
+def _answer_payload(exchange: Exchange, answer: object) -> str:
+    body = as_object(exchange, answer) if exchange.call_type == MCP_CALL else answer
+    try:
+        return fitted(payload_of(body, bare=exchange.bare))
+    except RecursionError:
+        return payload_of(TOO_DEEP, bare=exchange.bare)
