@@ -1,5 +1,6 @@
 # make demo    the whole thing on a machine with nothing but Docker
 # make test    linters, unit tests, and integration tests against the built image
+# make releases    images on older LiteLLM releases, on stand-in bases, and what they must be able to do
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base
 
 IMAGE ?= guarded-litellm:latest
@@ -9,7 +10,7 @@ export STAND_IN KEEP
 SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
 YAML := compose.example.yml tests/demo/config.yaml
 
-.PHONY: help engine image demo test lint unit integration clean
+.PHONY: help engine image demo test lint unit integration releases clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,6 +47,17 @@ unit:
 integration: image
 	@tests/venv.sh
 	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest tests/integration $(PYTEST_OPTIONS)
+
+# Not part of `make test`: it takes about seven minutes for each release, and as long again where its base is to be built.
+OLDER_RELEASES := 1.83.14 1.96.2
+
+releases: engine
+	@tests/venv.sh
+	@for release in $(OLDER_RELEASES); do \
+	    base=$$(image/base/build.sh "$$release") && image/build.sh "guarded-litellm:$$release" "$$base" && \
+	    GUARDED_IMAGE="guarded-litellm:$$release" .venv/bin/python -m pytest -rs \
+	        tests/integration/test_routes.py tests/integration/test_start.py $(PYTEST_OPTIONS) || exit 1; \
+	done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -154,7 +154,9 @@ async def _last_event(url: str, turns: Turns) -> str:
         for turn in turns:
             await socket.send_json(turn)
             while True:
-                text = await socket.receive_str(timeout=SECONDS)
+                message = await socket.receive(timeout=SECONDS)
+                # LiteLLM 1.83 passes a provider's events on as binary ones.
+                text = message.data.decode() if message.type is aiohttp.WSMsgType.BINARY else message.data
                 if json.loads(text)["type"] in _LAST_EVENTS:
                     break
     return text
@@ -212,6 +214,8 @@ class Route:
     `retrieves`: LiteLLM adds text that it looks up, which is checked as well, before the model is called.
     `upstream`: which requests at the mock provider are made for it, as a regular expression for method and path, with
     the method of a JSON-RPC message after them. `path_for_akto`: under which path it is filed, if not under its own.
+    `since`: of the releases tested, the first that serves the route and shows it to callbacks. `recorded_since`: the
+    first that shows them the answer and the caller too; before it, requests are checked and refused all the same.
     """
 
     name: str
@@ -225,6 +229,8 @@ class Route:
     is_answered: Callable[[Reply], bool] = is_answered
     is_blocked: Callable[[Reply], bool] = is_refused
     needs: str = ""
+    since: str = ""
+    recorded_since: str = ""
     retrieves: bool = False
     # For the table in the README.
     streams: bool = False
@@ -461,6 +467,7 @@ ROUTES: Final = [
         is_blocked=is_error_event,
         streams=True,
         answer_checked=False,
+        since="1.96.2",
     ),
     Route(
         name="Responses over a WebSocket, passed on by HTTP",
@@ -473,6 +480,7 @@ ROUTES: Final = [
         is_blocked=is_error_event,
         streams=True,
         answer_checked=False,
+        since="1.96.2",
     ),
     Route(
         name="Anthropic messages",
@@ -626,6 +634,7 @@ ROUTES: Final = [
         send=post_message,
         is_answered=is_tool_result,
         is_blocked=is_tool_error,
+        recorded_since="1.106.2",
     ),
     Route(
         name="MCP tool call over REST",
@@ -635,6 +644,7 @@ ROUTES: Final = [
         call_type="call_mcp_tool",
         upstream="POST /mcp tools/call",
         places={"arguments": lambda text: {"server_id": "github", "name": "echo", "arguments": {"text": text}}},
+        since="1.96.2",
     ),
     Route(
         name="batch file",
@@ -644,6 +654,7 @@ ROUTES: Final = [
         places={"record": lambda text: Records([_record(1, "hi"), _record(2, text)])},
         is_blocked=is_without_a_record,
         answer_checked=False,
+        since="1.106.2",
     ),
     Route(
         name="A2A agent",
@@ -652,6 +663,7 @@ ROUTES: Final = [
         upstream="POST /agent message/send",
         places={"message": _to_agent},
         needs="a2a",
+        since="1.96.2",
     ),
     Route(
         name="queued chat completions",
@@ -669,6 +681,7 @@ ROUTES: Final = [
         places={"user message": lambda text: {**_chat(_user(text)), "retrieval_config": _RETRIEVAL}},
         retrieves=True,
         answer_checked=False,
+        recorded_since="1.96.2",
     ),
     Route(
         name="RAG ingest",
@@ -681,6 +694,7 @@ ROUTES: Final = [
             )
         },
         answer_checked=False,
+        since="1.96.2",
     ),
     Route(
         name="pass-through endpoint",
@@ -722,6 +736,7 @@ ROUTES: Final = [
         upstream="POST (/v1)+/chat/completions",
         places={"user message": lambda text: {**_chat(_user(text)), "model": "vllm"}},
         answer_checked=False,
+        recorded_since="1.106.2",
     ),
 ]
 
@@ -736,6 +751,7 @@ class Unchecked:
     request: Any
     send: Send = post
     upstream: str
+    since: str = ""
 
 
 _BLOCK: Final = "please zebra-block this"
@@ -763,6 +779,7 @@ UNCHECKED: Final = [
         path="/v1/messages/count_tokens",
         request={"model": "claude", "messages": [_user(_BLOCK)]},
         upstream="POST /v1/messages/count_tokens",
+        since="1.106.2",
     ),
     Unchecked(
         name="token counting for Responses",
@@ -770,6 +787,7 @@ UNCHECKED: Final = [
         path="/v1/responses/input_tokens",
         request=_input(_BLOCK),
         upstream="POST /v1/responses/input_tokens",
+        since="1.106.2",
     ),
     Unchecked(
         name="realtime",

@@ -496,6 +496,19 @@ def test_a_held_stream_shows_signs_of_life(
     assert streamed_text("\n".join(lines)) == BENIGN
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_tool_calls_of_gemini_are_recorded_with_all_their_arguments(
+    start_once: StartGuarded, akto: MockAkto, llm: MockLlm, stream: bool
+) -> None:
+    llm.says(arguments='{"city": "Paris", "days": 2, "exact": true}')
+    path, body = request_to(APIS[-1], "call a tool", stream=stream)
+    assert start_once().post(path, body).status_code == 200
+    _, call = akto.wait_for("record", 2)
+    assert call["body"]["path"] == "/tool/get_weather"
+    arguments = {"city": "Paris", "days": 2, "exact": True}
+    assert json.loads(call["body"]["requestPayload"]) == {"body": arguments, "toolName": "get_weather"}
+
+
 def test_without_the_setting_answers_are_not_checked(proxy: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
     llm.says(text=BAD)
     assert proxy.chat("hello").json()["choices"][0]["message"]["content"] == BAD

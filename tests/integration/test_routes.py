@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,7 +55,8 @@ def routes_proxy(
 def test_an_allowed_request_is_checked_answered_and_recorded_once(
     routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route, place: str
 ) -> None:
-    skip_without_packages(routes_proxy, route)
+    skip_what_is_missing(routes_proxy, route)
+    skip_before(routes_proxy, route.recorded_since)
     request = route.places[place](HARMLESS)
     reply = route.send(routes_proxy, route.path, request)
     assert route.is_answered(reply), reply
@@ -72,6 +75,7 @@ def test_an_allowed_request_is_checked_answered_and_recorded_once(
 def test_a_blocked_request_goes_no_further(
     routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route, place: str
 ) -> None:
+    skip_before(routes_proxy, route.since)
     request = route.places[place](BLOCK)
     reply = route.send(routes_proxy, route.path, request)
     assert route.is_blocked(reply), reply
@@ -79,6 +83,7 @@ def test_a_blocked_request_goes_no_further(
     # Of a file or a conversation the rest still goes out.
     if exchanges(request) == 1:
         assert route.reached(llm.requests()) == []
+    skip_before(routes_proxy, route.recorded_since)
     records = akto.wait_for("record", exchanges(request))
     checks = akto.calls("check")
     assert len(checks) == exchanges(request)
@@ -92,7 +97,8 @@ def test_a_blocked_request_goes_no_further(
 def test_a_mask_changes_that_text_and_nothing_else(
     routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route, place: str
 ) -> None:
-    skip_without_packages(routes_proxy, route)
+    skip_what_is_missing(routes_proxy, route)
+    skip_before(routes_proxy, route.recorded_since)
     reply = route.send(routes_proxy, route.path, route.places[place](MASKED))
     assert route.is_answered(reply), reply
     expected = bodies(route.reached(llm.requests()))
@@ -116,7 +122,8 @@ def test_a_mask_changes_that_text_and_nothing_else(
 def test_nothing_a_caller_sends_switches_records_off_or_blanks_them(
     routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Route
 ) -> None:
-    skip_without_packages(routes_proxy, route)
+    skip_what_is_missing(routes_proxy, route)
+    skip_before(routes_proxy, route.recorded_since)
     request = next(iter(route.places.values()))(HARMLESS)
     if not isinstance(request, (Form, Records)):
         request |= {"no-log": True}
@@ -153,6 +160,7 @@ def test_what_the_readme_calls_unchecked_is_just_that(
     routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Unchecked
 ) -> None:
     """A route that gets a callback with a newer LiteLLM is to be moved to the checked ones."""
+    skip_before(routes_proxy, route.since)
     route.send(routes_proxy, route.path, route.request)
     assert BLOCK in readable(llm.requests())
     assert BLOCK not in readable(akto.calls())
@@ -190,6 +198,22 @@ def readable(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def skip_without_packages(proxy: GuardedProxy, route: Route) -> None:
+def skip_before(proxy: GuardedProxy, since: str) -> None:
+    if since and numbers(release_of(proxy)) < numbers(since):
+        pytest.skip(f"LiteLLM does this in {since}, not yet in this image's {release_of(proxy)}")
+
+
+@functools.cache
+def release_of(proxy: GuardedProxy) -> str:
+    program = "import importlib.metadata as m; print(m.version('litellm'))"
+    return proxy.container.exec(["python", "-c", program]).output.decode().strip()
+
+
+def numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)]
+
+
+def skip_what_is_missing(proxy: GuardedProxy, route: Route) -> None:
+    skip_before(proxy, route.since)
     if route.needs and proxy.container.exec(["python", "-c", f"import {route.needs}"]).exit_code != 0:
         pytest.skip(f"LiteLLM serves this only with the package {route.needs}, which this base image lacks")
