@@ -179,8 +179,11 @@ class MockLlm(Mock):
     def reset(self) -> None:
         requests.delete(f"{self.url}/_mock/requests", timeout=5)
 
-    def says(self, **told: str) -> None:
-        """Sets the `text` of answers, and the `tool` and `arguments` of tool calls, until the next reset."""
+    def says(self, **told: str | int) -> None:
+        """Sets the `text` of answers, the `size` of its pieces in streams, and the `tool` and `arguments` of tool calls.
+
+        They count until the next reset.
+        """
         requests.put(f"{self.url}/_mock/told", json=told, timeout=5)
 
     def requests(self) -> list[dict[str, Any]]:
