@@ -48,7 +48,8 @@ integration: image
 	@tests/venv.sh
 	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest tests/integration $(PYTEST_OPTIONS)
 
-# Not part of `make test`: it takes about seven minutes for each release, and as long again where its base is to be built.
+# Not part of `make test`: it takes about six minutes for each release, and two more where its base is to be built.
+# These releases have no collector yet.
 OLDER_RELEASES := 1.83.14 1.96.2
 
 releases: engine
@@ -56,7 +57,9 @@ releases: engine
 	@for release in $(OLDER_RELEASES); do \
 	    base=$$(image/base/build.sh "$$release") && image/build.sh "guarded-litellm:$$release" "$$base" && \
 	    GUARDED_IMAGE="guarded-litellm:$$release" .venv/bin/python -m pytest -rs \
-	        tests/integration/test_routes.py tests/integration/test_start.py $(PYTEST_OPTIONS) || exit 1; \
+	        tests/integration/test_routes.py tests/integration/test_start.py \
+	        --deselect tests/integration/test_start.py::test_litellms_collector_runs_without_the_guards_settings \
+	        $(PYTEST_OPTIONS) || exit 1; \
 	done
 
 clean:

@@ -227,7 +227,10 @@ class Guard:
             self._counters.add("checks_at_the_second_gate")
             attempt = replace(latest, request_payload=payload_of(subject.content, bare=latest.bare))
             checked = await self._judged(attempt, replace(subject, content=unseen), None)
-            latest_exchange.set(replace(latest, seen=latest.seen | checked.seen))
+            # Of masked text only the masked form: a further attempt may come with the raw one again.
+            is_masked = checked.judgement is not None and bool(checked.judgement.changes)
+            further = checked.seen if is_masked else strings_of(unseen)
+            latest_exchange.set(replace(latest, seen=latest.seen | further))
 
     def _refuse_unshown(self, data: Mapping[str, Any], call_type: str) -> None:
         """Refuses, if the operator wants that, a body that LiteLLM does not hand to its hooks."""
@@ -289,7 +292,7 @@ class Guard:
         if not self._settings.sync_mode:
             if earlier is None:
                 self._in_background(exchange, self._checker.request(exchange, subject.content))
-            return replace(exchange, seen=strings_of(subject.content))
+            return exchange
         judgement = earlier.judgement if earlier is not None else None
         try:
             judgement = judgement or await self._checker.request(exchange, subject.content)
@@ -305,7 +308,7 @@ class Guard:
             self._journal.unmappable(exchange, error)
             self._refuse(exchange, Refusal(403, _blocked_message(_UNMAPPABLE), judged=True))
         if not judgement.changes:
-            return replace(exchange, seen=strings_of(subject.content), judgement=judgement)
+            return replace(exchange, judgement=judgement)
         self._journal.masked(exchange, len(judgement.changes))
         content = subject.masked_content()
         payload = payload_of(content, bare=exchange.bare)

@@ -45,9 +45,9 @@ def strings_of(value: object) -> frozenset[str]:
 
 def unseen_part(content: Mapping[str, Any], seen: frozenset[str]) -> dict[str, Any]:
     """The entries of `content` that make up a prompt and have a string in them that is not among those `seen`."""
+    changed = {key: content[key] for key in _ADDED_TO if key in content and not strings_of(content[key]) <= seen}
     strings = _Seen(seen)
-    prompt = {key: content[key] for key in _ADDED_TO if key in content}
-    return {key: value for key, value in prompt.items() if any(not strings.has(text) for text in _texts(value, key))}
+    return {key: value for key, value in changed.items() if any(not strings.has(text) for text in _texts(value, key))}
 
 
 def _texts(value: object, key: str) -> Iterator[str]:

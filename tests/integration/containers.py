@@ -180,7 +180,7 @@ class MockLlm(Mock):
         requests.delete(f"{self.url}/_mock/requests", timeout=5)
 
     def says(self, **told: str | int) -> None:
-        """Sets the `text` of answers, the `size` of its pieces in streams, and the `tool` and `arguments` of tool calls.
+        """Sets the `text` of answers, its `size` of pieces in streams, and the `tool` and `arguments` of tool calls.
 
         They count until the next reset.
         """

@@ -645,6 +645,7 @@ ROUTES: Final = [
         upstream="POST /mcp tools/call",
         places={"arguments": lambda text: {"server_id": "github", "name": "echo", "arguments": {"text": text}}},
         since="1.96.2",
+        recorded_since="1.106.2",
     ),
     Route(
         name="batch file",

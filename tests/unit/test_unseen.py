@@ -101,4 +101,4 @@ def test_what_is_not_there_any_more_is_nothing_new() -> None:
 
 def test_everything_is_new_when_nothing_was_seen() -> None:
     content = {"messages": [{"role": "user", "content": "one"}]}
-    assert unseen_part(content, {}) == content
+    assert unseen_part(content, frozenset()) == content

@@ -165,3 +165,32 @@ def test_a_removed_guard_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -
     (line,) = caplog.records
     assert line.levelno == logging.WARNING
     assert line.getMessage().startswith("2 further guard(s)")
+
+
+@pytest.mark.parametrize(("set_to", "wanted", "expected"), [(None, 15.0, 15.0), (3.0, 15.0, 3.0), (None, None, None)])
+def test_streams_that_are_held_back_get_signs_of_life_unless_the_operator_says_how_often(
+    monkeypatch: pytest.MonkeyPatch, set_to: float | None, wanted: float | None, expected: float | None
+) -> None:
+    proxy = FakeProxy(monkeypatch)
+    litellm = sys.modules["litellm"]
+    litellm.sse_keepalive_ping_interval_seconds = set_to  # type: ignore[attr-defined]
+    proxy.guard.keep_alive_seconds = wanted
+    ensure_guarded()
+    proxy.server.proxy_logging_obj.startup_event()
+    assert litellm.sse_keepalive_ping_interval_seconds == expected  # type: ignore[attr-defined]
+
+
+def test_a_release_without_signs_of_life_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+    proxy.guard.keep_alive_seconds = 15.0
+    ensure_guarded()
+    proxy.server.proxy_logging_obj.startup_event()
+    assert not hasattr(sys.modules["litellm"], "sse_keepalive_ping_interval_seconds")
+
+
+def test_requests_go_through_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+    ensure_guarded()
+    asyncio.run(proxy.server.app.middleware_stack({"type": "lifespan"}, None, None))
+    assert proxy.events == [("served", "lifespan")]
+    assert proxy.server.app.middleware_stack != proxy.serve
