@@ -103,6 +103,8 @@ class Guard:
         self._checker = Checker(settings, client, self._sender, counters)
         self._records = Records(settings, recorder, self._sender, counters, self._journal)
         self._background: set[asyncio.Task[None]] = set()
+        # Whether LiteLLM shows the records of batch files to its hooks.
+        self.is_shown_batches = True
 
     def admits(self, family: str) -> bool:
         """Whether a request on an unchecked route of `family` may be served; says that it came."""
@@ -239,7 +241,7 @@ class Guard:
         if call_type == PASS_THROUGH and request is not None and request.method != "GET" and not request.has_json:
             # LiteLLM reads some bodies as JSON whatever they are announced as, and shows them.
             family = BODY if subject_of(dict(data), call_type) is None else None
-        elif call_type == "acreate_file" and data.get("purpose") != "batch":
+        elif call_type == "acreate_file" and not (data.get("purpose") == "batch" and self.is_shown_batches):
             family = FILE
         if family is not None and not self.admits(family):
             raise Refusal(403, UNCHECKED_REFUSED, judged=False)

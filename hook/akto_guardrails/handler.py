@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.proxy._types import ProxyException
 
 from akto_guardrails.client_request import current_request
 from akto_guardrails.content import Path, answer_body
@@ -60,6 +61,8 @@ class GuardrailsHandler(CustomLogger):
     def __init__(self, guard: Guard, settings: Settings) -> None:
         super().__init__()
         self._guard = guard
+        # Releases before 1.100 do not know the attribute above.
+        guard.is_shown_batches = hasattr(CustomLogger, "enforces_request_content")
         self._window = Window() if settings.stream_guard == "window" else None
         # Streams that are held back need a sign of life on the wire.
         self.keep_alive_seconds = _KEEP_ALIVE_SECONDS if settings.response_guardrails else None
@@ -81,6 +84,9 @@ class GuardrailsHandler(CustomLogger):
         except Refusal as refusal:
             if call_type in _PLAIN_ERRORS:
                 raise HTTPException(refusal.status, refusal.message) from None
+            if call_type == "aspeech":
+                # The only exception whose status LiteLLM 1.83 and 1.96 keep on this route.
+                raise ProxyException(refusal.message, "permission_error", None, refusal.status) from None
             raise _for_litellm(refusal) from None
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> None:
@@ -269,13 +275,16 @@ def _for_litellm(refusal: Refusal) -> GuardrailRaisedException:
     Not HTTPException: with this one the status and a clean message reach the client on every route, in a stream too,
     and batch files understand it.
     """
-    return GuardrailRaisedException(
-        guardrail_name=GUARDRAIL_NAME,
-        message=refusal.message,
-        should_wrap_with_default_message=False,
-        status_code=refusal.status,
-        blocked_content=refusal.judged,
+    error = GuardrailRaisedException(
+        guardrail_name=GUARDRAIL_NAME, message=refusal.message, should_wrap_with_default_message=False
     )
+    # Not given to the constructor, which knows neither on LiteLLM 1.83 and only the first on 1.96.
+    error.status_code = refusal.status
+    error.blocked_content = refusal.judged
+    if refusal.status == 403:
+        # Without these the two releases answer "None".
+        error.type, error.param = "permission_error", None
+    return error
 
 
 def _error_body(error: Exception) -> dict[str, object]:
