@@ -149,12 +149,13 @@ class GuardrailsHandler(CustomLogger):
 
         LiteLLM swallows exceptions of this hook, so a refused result is replaced by an error text.
         """
+        if not self._guard.checks_answers(kwargs):
+            self._finished(kwargs, self._readable(response_obj, kwargs), 200)
+            return None
         body: object = None
         try:
             body = body_of_result(response_obj, kwargs)
-            changes: Mapping[Path, str] = {}
-            if self._guard.checks_answers(kwargs):
-                changes = await self._guard.check_answer(kwargs, body)
+            changes = await self._guard.check_answer(kwargs, body)
             mask_result(response_obj, changes)
         except Refusal as refusal:
             refuse_result(response_obj, refusal.message)
@@ -162,7 +163,8 @@ class GuardrailsHandler(CustomLogger):
         except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
             refuse_result(response_obj, self._guard.refusal_of_answer_mask(kwargs, body, error).message)
             return response_obj
-        self._finished(kwargs, {"content": answer_body(response_obj.mcp_tool_call_response)} if changes else body, 200)
+        # Masked content has no place for structured content: LiteLLM drops it.
+        self._finished(kwargs, self._readable(response_obj, {}) if changes else body, 200)
         return response_obj if changes else None
 
     async def async_post_call_failure_hook(
@@ -250,6 +252,13 @@ class GuardrailsHandler(CustomLogger):
         # Calls within the call, such as a search's, carry its mark too.
         own = exchange.at_gate and getattr(call_type, "value", call_type) == exchange.call_type
         return own or exchange.call_type in _ANSWERED_LATE
+
+    def _readable(self, result: McpResult, details: Mapping[str, object]) -> object:
+        try:
+            return body_of_result(result, details)
+        except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
+            self._guard.note_internal_error(error)
+            return None
 
     def _collect(self, answer: StreamedAnswer, item: object) -> None:
         try:

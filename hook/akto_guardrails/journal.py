@@ -8,6 +8,7 @@ from typing import Final
 from akto_guardrails.counters import Counters
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.log import RateLimited
+from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.settings import Settings
 from akto_guardrails.verdict import Cause, Verdict
 
@@ -72,9 +73,10 @@ class Journal:
         _log.info("masked | %s | strings=%d", _about(exchange), strings)
 
     def unmappable(self, exchange: Exchange, error: Exception) -> None:
-        """A mask could not be applied."""
+        """A mask could not be applied. Of other errors than `UnmappableMask` the text stays out: it may quote content."""
         self._counters.add("masks_unmappable")
-        _log.warning("mask not applicable, refused | %s | %s", _about(exchange), error)
+        why = str(error) if isinstance(error, UnmappableMask) else type(error).__name__
+        _log.warning("mask not applicable, refused | %s | %s", _about(exchange), why)
 
     def unchecked_route(self, family: str) -> None:
         """A request came in on a route that cannot be checked; logged once for each family."""
