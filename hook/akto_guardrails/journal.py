@@ -73,7 +73,7 @@ class Journal:
         _log.info("masked | %s | strings=%d", _about(exchange), strings)
 
     def unmappable(self, exchange: Exchange, error: Exception) -> None:
-        """A mask could not be applied. Of other errors than `UnmappableMask` the text stays out: it may quote content."""
+        """A mask could not be applied. The text of errors but `UnmappableMask` stays out: it may quote content."""
         self._counters.add("masks_unmappable")
         why = str(error) if isinstance(error, UnmappableMask) else type(error).__name__
         _log.warning("mask not applicable, refused | %s | %s", _about(exchange), why)
