@@ -162,7 +162,7 @@ class MockAkto(Mock):
         deadline = time.monotonic() + seconds
         while len(self.calls(kind)) < count and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.4)
+        time.sleep(0.2)
         calls = self.calls(kind)
         assert len(calls) == count, f"expected {count} calls of kind {kind}, Akto got {len(calls)}"
         return calls

@@ -58,9 +58,13 @@ def test_empty_means_missing_for_what_is_required(name: str, value: str) -> None
         ("TIMEOUT", "nan", "is not a number of seconds"),
         ("FORWARD_HEADERS", "x-ok, Authorization", "carries credentials"),
         ("AKTO_ACCOUNT_ID", "me", "is not a whole number"),
-        ("RESPONSE_GUARDRAILS", "true", "This version cannot do that yet"),
-        ("VALIDATE_LAST_USER_MESSAGE_ONLY", "true", "This version cannot do that yet"),
-        ("UNCHECKED_ROUTES", "deny", "This version cannot do that yet"),
+        ("RESPONSE_GUARDRAILS", "maybe", "neither true nor false"),
+        ("VALIDATE_LAST_USER_MESSAGE_ONLY", "newest", "neither true nor false"),
+        ("UNCHECKED_ROUTES", "sometimes", "Use allow or deny"),
+        ("STREAM_GUARD", "chunk", "Use buffer or window"),
+        ("PAYLOAD_SHAPE", "string", "Use body or bare"),
+        ("MAX_CHECK_CHARACTERS", "2e6", "is not a whole number"),
+        ("MCP_INGEST_PATH", "mcp", "is not the path of a URL"),
     ],
 )
 def test_a_malformed_value_is_named_with_its_fix(name: str, value: str, part: str) -> None:
