@@ -67,7 +67,7 @@ class GuardedSocket:
             return first
         try:
             return str(await self._socket.receive_text())
-        except BaseException:
+        except BaseException:  # the client has gone or the connection is cancelled: noted, and passed on
             self._answered(None)
             raise
 
