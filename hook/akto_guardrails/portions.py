@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from akto_guardrails.content import Path, is_naming
 from akto_guardrails.envelope import LONGEST_STRING, payload_of
-from akto_guardrails.json_text import json_length, json_text
+from akto_guardrails.json_text import common_head, json_length, json_text
 from akto_guardrails.masking import UnmappableMask, masked_strings
 
 _TEXT: Final = "text"
@@ -209,7 +209,7 @@ class _Seen:
         self.piece = piece
         self.sent = piece.sent
         self.got = self.sent if got is None else got
-        head = _alike(self.sent, self.got)
+        head = common_head(self.sent, self.got)
         tail = _alike_at_end(self.sent, self.got)
         # Both reach over the mask when it removed or added text like that around it; where it stood is open then.
         shorter = min(len(self.sent), len(self.got))
@@ -293,7 +293,7 @@ def _agree(left: _Seen, end: int, right: _Seen, begin: int) -> bool:
     left that part as it was, or masked it for something else.
     """
     dropped = left.got[end:]
-    odd = len(dropped) - _alike(dropped, right.got[begin : begin + len(dropped)])
+    odd = len(dropped) - common_head(dropped, right.got[begin : begin + len(dropped)])
     is_cut = right.piece.end > left.piece.end
     if odd > (_EDGE if is_cut else 0) and not left.sent.endswith(dropped[-odd:]):
         return False
@@ -314,17 +314,5 @@ def _shared(left: _Seen, right: _Seen) -> Iterator[int]:
         length = within.find(last, length - len(last) + 1) + len(last)
 
 
-def _alike(one: str, other: str) -> int:
-    """How many characters at the start of the two are the same."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def _alike_at_end(one: str, other: str) -> int:
-    return _alike(one[::-1], other[::-1])
+    return common_head(one[::-1], other[::-1])

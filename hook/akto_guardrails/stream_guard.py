@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from akto_guardrails.content import Path
+from akto_guardrails.json_text import common_head
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pieces import Piece, Unit, Units
 from akto_guardrails.streaming import StreamedAnswer, assembled, changed_texts
@@ -163,8 +164,8 @@ class _Span:
 
     def change(self, new: str) -> None:
         """Takes `new` in place of the text. Raises `UnmappableMask` when that would change what is out already."""
-        head = _common_head(self.old, new)
-        tail = min(_common_head(self.old[::-1], new[::-1]), len(new) - head, len(self.old) - head)
+        head = common_head(self.old, new)
+        tail = min(common_head(self.old[::-1], new[::-1]), len(new) - head, len(self.old) - head)
         if head < self.start:
             if len(self.old) - tail > self.start:
                 raise UnmappableMask("the mask begins in text of the answer that is released already")
@@ -337,15 +338,3 @@ class _Answer:
         sent.parts.append(text)
         sent.is_masked = sent.is_masked or text != piece.text
         return text
-
-
-def _common_head(one: str, other: str) -> int:
-    """How many characters two strings begin with alike; comparing halves is a lot faster than each character."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +91,8 @@ def test_deny_leaves_checked_routes_alone(denying: GuardedProxy, akto: MockAkto,
         "/openai/v1/responses/input_tokens",
         "/responses/input_tokens",
         "/models/gemini:countTokens",
+        "/v1/responses/input_tokens%0A",
+        "/v1/threads%0A",
     ],
 )
 def test_no_other_spelling_of_the_path_gets_by(denying: GuardedProxy, akto: MockAkto, llm: MockLlm, path: str) -> None:
@@ -115,3 +119,45 @@ def test_the_error_of_the_anthropic_route_is_anthropics(denying: GuardedProxy) -
     error = denying.post("/v1/messages/count_tokens", body).json()
     assert error["type"] == "error"
     assert error["error"]["type"] == "permission_error"
+
+
+def raw_post(path: str, body: str, *headers: str) -> bytes:
+    """A request as bytes, for what no HTTP library would send."""
+    lines = [f"POST {path} HTTP/1.1", "Host: proxy", "Authorization: Bearer sk.checkout-agent", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode()
+
+
+def answers(proxy: GuardedProxy, sent: bytes, count: int) -> bytes:
+    """What comes back on one connection, until `count` answers have begun and a moment has passed."""
+    host, _, port = proxy.url.removeprefix("http://").partition(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        with contextlib.suppress(TimeoutError):
+            while received.count(b"HTTP/1.1 ") < count:
+                received += connection.recv(65536)
+            connection.settimeout(1)
+            while part := connection.recv(65536):
+                received += part
+    return received
+
+
+def test_a_form_announced_as_json_as_well_is_refused(denying: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    form = "\r\n".join(["--x", 'Content-Disposition: form-data; name="note"', "", "zebra-block", "--x--", ""])
+    types = ("Content-Type: multipart/form-data; boundary=x", "Content-Type: application/json")
+    received = answers(denying, raw_post("/support", form, *types), 1)
+    assert b" 403 " in received.partition(b"\r\n")[0]
+    assert "zebra-block" not in json.dumps(llm.requests())
+
+
+def test_a_pipelined_request_does_not_pass_for_the_one_before_it(
+    allowing: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    """A server starts it in the context of the one before; LiteLLM calls no hook but the second gate for it."""
+    chat = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "priority": 0})
+    paths = ("/v1/chat/completions", "/queue/chat/completions")
+    sent = b"".join(raw_post(path, chat, "Content-Type: application/json") for path in paths)
+    assert answers(allowing, sent, 2).count(b"HTTP/1.1 200") == 2
+    akto.wait_for("record", 2)
+    assert len(akto.calls("check")) == 2
+    assert len(llm.requests()) == 2
