@@ -6,7 +6,7 @@ which hold credentials.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -157,7 +157,16 @@ def _plain(answer: object) -> object:
 
 def string_leaves(value: object) -> dict[Path, str]:
     """Every string in `value` by the keys and indices that lead to it."""
-    return dict(_walk(value, ()))
+    found: dict[Path, str] = {}
+    _collect(value, (), found)
+    return found
+
+
+def places_where(value: object, is_wanted: Callable[[str], bool]) -> list[Path]:
+    """The places of those strings in `value` that are wanted."""
+    found: list[Path] = []
+    _find(value, is_wanted, [], found)
+    return found
 
 
 def is_naming(path: Path) -> bool:
@@ -252,12 +261,28 @@ def _turn_text(turn: Mapping[str, Any]) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _walk(value: object, path: Path) -> Iterator[tuple[Path, str]]:
+def entries_of(value: object) -> Iterable[tuple[Any, Any]]:
+    """What an object or a list holds, under its key or index; nothing for any other value."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, (list, tuple)) else ()
+
+
+def _collect(value: object, path: Path, into: dict[Path, str]) -> None:
     if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from _walk(child, (*path, key))
-    elif isinstance(value, (list, tuple)):
-        for index, child in enumerate(value):
-            yield from _walk(child, (*path, index))
+        into[path] = value
+    else:
+        for key, child in entries_of(value):
+            _collect(child, (*path, key), into)
+
+
+def _find(value: object, is_wanted: Callable[[str], bool], way: list[str | int], into: list[Path]) -> None:
+    # One way for all: a tuple for each string would take memory without bounds where many are nested deeply.
+    if isinstance(value, str):
+        if is_wanted(value):
+            into.append(tuple(way))
+    else:
+        for key, child in entries_of(value):
+            way.append(key)
+            _find(child, is_wanted, way, into)
+            way.pop()

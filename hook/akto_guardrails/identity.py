@@ -6,6 +6,7 @@ LiteLLM 1.106.2 keeps its own metadata in `metadata` on some routes and in `lite
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ MIRRORED_HEADERS: Final = frozenset(
         "x-litellm-call-id",
     }
 )
-_SESSION_HEADERS: Final = ("x-session-id", "x-litellm-session-id", "x-litellm-trace-id")
+# The one of the service's session headers that the guard sends.
+SESSION: Final = "x-session-id"
+_SESSION_HEADERS: Final = (SESSION, "x-litellm-session-id", "x-litellm-trace-id")
 # Set here and nowhere else: Akto reads grouping, session and request id from them.
-_OWN_HEADERS: Final = frozenset({"host", "content-type", "content-length", "x-session-id", "x-request-id"})
+_OWN_HEADERS: Final = frozenset({"host", "content-type", "content-length", SESSION, "x-request-id"})
 _LONGEST_SESSION: Final = 100
 _LONGEST_HEADER: Final = 1_000
 _UNKNOWN_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - a value to report, nothing listens on it
@@ -156,8 +159,13 @@ def _client_headers(data: Mapping[str, object]) -> dict[str, str]:
 
 
 def _mirrored(client_headers: Mapping[str, str], forward_headers: frozenset[str]) -> dict[str, str]:
-    allowed = (MIRRORED_HEADERS | forward_headers) - _OWN_HEADERS
+    allowed = _allowed(forward_headers)
     return {name: value[:_LONGEST_HEADER] for name, value in client_headers.items() if name in allowed}
+
+
+@functools.cache
+def _allowed(forward_headers: frozenset[str]) -> frozenset[str]:
+    return (MIRRORED_HEADERS | forward_headers) - _OWN_HEADERS
 
 
 def _own_headers(collection: str, client_headers: Mapping[str, str], call_id: str) -> dict[str, str]:
@@ -179,7 +187,7 @@ def _session(data: Mapping[str, object], client_headers: Mapping[str, str]) -> d
     session = next(filter(None, (candidate.strip() for candidate in candidates)), "")
     if len(session) > _LONGEST_SESSION:
         session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()
-    return {"x-session-id": session} if session else {}
+    return {SESSION: session} if session else {}
 
 
 def _client_ip(data: Mapping[str, object], request: ClientRequest | None) -> str:

@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import orjson
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_ENCODE: Final = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def json_bytes(value: object) -> bytes:
     """`value` as compact JSON with non-ASCII characters as they are: the service counts characters, not escapes.
 
-    Objects JSON has no form for become their `str()`. Lone surrogates and integers above 64 bits, which orjson
-    refuses, are written by the standard library. Raises `RecursionError` when `value` is nested too deeply.
+    Objects JSON has no form for become their `str()`, numbers it has none for null. Lone surrogates and integers above
+    64 bits, which orjson refuses, are written by the standard library. Raises `RecursionError` when `value` is nested
+    too deeply.
     """
     try:
         return orjson.dumps(value, default=str)
     except orjson.JSONEncodeError:
-        text = json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
-        return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode()
+        pass
+    try:
+        text = _ENCODE(value)
+    except (TypeError, ValueError):
+        text = _ENCODE(_plain(value))
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode()
+
+
+def _plain(value: object) -> object:
+    """`value` with strings for keys, and null for numbers that are none, which others refuse to read."""
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_text(value: object) -> str:
     """The same as text."""
     return json_bytes(value).decode()
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """What `text` says in JSON. Raises `ValueError` when that is nothing, or is nested too deeply."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # Reads halves of surrogate pairs, and numbers of any size.
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8", "surrogatepass"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def json_length(text: str) -> int:

@@ -8,12 +8,19 @@ everything that only names things stays as the client wrote it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
-from akto_guardrails.content import CONVERSATION_KEYS, Path, is_naming, newest_user_string, spoken_text, string_leaves
+from akto_guardrails.content import (
+    CONVERSATION_KEYS,
+    Path,
+    entries_of,
+    is_naming,
+    newest_user_string,
+    places_where,
+    spoken_text,
+)
+from akto_guardrails.json_text import parsed_json
 
 _MASK_TOKEN: Final = re.compile(
     r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
@@ -30,37 +37,75 @@ def masked_strings(content: Mapping[str, object], returned: str, *, bare: bool =
     `content` is what was sent as `body`, or alone when `bare`. Raises `UnmappableMask`.
     """
     body = _body_of(returned, bare)
-    sent = string_leaves(content)
-    masked = string_leaves(body)
-    if masked.keys() != sent.keys():
-        if _is_extracted_text(body):
-            return _masked_extract(content, sent, body["text"])
-        raise UnmappableMask("the masked request has other fields than the one sent")
-    changes = {path: text for path, text in masked.items() if text != sent[path]}
+    changes: dict[Path, str] = {}
+    try:
+        if not _note_changes(content, body, [], changes):
+            if _is_extracted_text(body):
+                return _masked_extract(content, body["text"])
+            raise UnmappableMask("the masked request has other fields than the one sent")
+    except RecursionError:
+        raise UnmappableMask("the request is nested too deeply") from None
     if any(is_naming(path) for path in changes):
         raise UnmappableMask("the mask changes a name or an id")
     return changes
 
 
-def _masked_extract(content: Mapping[str, object], sent: Mapping[Path, str], text: str) -> dict[Path, str]:
+def _note_changes(sent: object, got: object, way: list[str | int], changes: dict[Path, str]) -> bool:
+    """Notes what `got` has in place of strings of `sent`, to which `way` leads.
+
+    False unless both have strings in the same places; what is no string, nor holds one, does not count.
+    """
+    if isinstance(sent, str):
+        if isinstance(got, str) and got != sent:
+            changes[tuple(way)] = got
+        return isinstance(got, str)
+    if isinstance(sent, Mapping) and isinstance(got, dict):
+        further = [child for key, child in got.items() if key not in sent]
+        pairs: Iterable[tuple[Any, Any, Any]] = ((key, child, got.get(key)) for key, child in sent.items())
+    elif isinstance(sent, (list, tuple)) and isinstance(got, list):
+        further = got[len(sent) :]
+        pairs = ((index, child, got[index] if index < len(got) else None) for index, child in enumerate(sent))
+    else:
+        return not _has_strings([sent, got])
+    for key, child, other in pairs:
+        way.append(key)
+        if not _note_changes(child, other, way, changes):
+            return False
+        way.pop()
+    return not _has_strings(further)
+
+
+def _has_strings(value: object) -> bool:
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str):
+            return True
+        rest.extend(child for _, child in entries_of(each))
+    return False
+
+
+def _masked_extract(content: Mapping[str, object], text: str) -> dict[Path, str]:
     """The change that a returned extract means: none when it reads like the text it was taken from.
 
     Applied only when it is the masked form of the newest user text. Which field the service extracted is not said, so
     no other string may be one that it could be the masked form of: what reads like it may be a decoy.
     """
-    fitting = [path for path, each in sent.items() if not is_naming(path) and _is_masked_form(text, each)]
+    literals = _MASK_TOKEN.split(text)
+    fitting = places_where(content, lambda each: _is_masked_form(literals, each))
+    fitting = [path for path in fitting if not is_naming(path)]
     place = newest_user_string(content)
     if sum(key in content for key in CONVERSATION_KEYS) <= 1:
         if not fitting and text == spoken_text(content):
             return {}
-        if place is not None and fitting == [place] and text not in sent.values():
+        if place is not None and fitting == [place] and not places_where(content, lambda each: each == text):
             return {place: text}
     raise UnmappableMask("the service returned extracted text in place of the request")
 
 
-def _is_masked_form(masked: str, text: str) -> bool:
-    """Whether `masked` is `text` with parts of it replaced by tokens such as `<EMAIL>` or `****`."""
-    first, *others = _MASK_TOKEN.split(masked)
+def _is_masked_form(literals: Sequence[str], text: str) -> bool:
+    """Whether `text`, with parts of it replaced by tokens such as `<EMAIL>` or `****`, has `literals` around those."""
+    first, *others = literals
     if not others or not "".join((first, *others)).strip():
         return False
     if not text.startswith(first) or not text.endswith(others[-1]):
@@ -80,8 +125,7 @@ def apply_mask(data: dict[str, Any], content: Mapping[str, object], changes: Map
 
     `content` is the part of `data` that was sent. Raises `UnmappableMask`.
     """
-    sent = string_leaves(content)
-    places = [(_container(data, path, sent[path]), path[-1], text) for path, text in changes.items()]
+    places = [(_container(data, path, _at(content, path)), path[-1], text) for path, text in changes.items()]
     for container, key, text in places:
         container[key] = text
 
@@ -94,7 +138,7 @@ def without_summary(content: Mapping[str, Any], changes: Mapping[Path, str]) -> 
     place = newest_user_string(content)
     if place is None or place not in changes:
         return dict(changes)
-    sent = string_leaves(content)[place]
+    sent = _at(content, place)
     paragraphs = sent.count("\n\n") + 1
     text = "\n\n".join(changes[place].split("\n\n")[-paragraphs:])
     return {path: text if path == place else other for path, other in changes.items() if path != place or text != sent}
@@ -123,17 +167,21 @@ def _member(holder: Any, key: Any) -> Any:
 
 def _container(data: dict[str, Any], path: Path, sent: str) -> Any:
     """The object or array in `data` that holds the string at `path`, which must still be the one that was sent."""
-    container: Any = None
-    value: Any = data
-    try:
-        for key in path:
-            container, value = value, value[key]
-    except (KeyError, IndexError, TypeError):
-        value = None
+    container = _at(data, path[:-1])
     # Differs where base64 media was left out of what was sent, or where something else changed the request since.
-    if value != sent or not isinstance(container, (dict, list)):
+    if not isinstance(container, (dict, list)) or _at(container, path[-1:]) != sent:
         raise UnmappableMask("the mask does not belong to text of this request")
     return container
+
+
+def _at(value: Any, path: Path) -> Any:
+    """What stands at `path` in `value`."""
+    try:
+        for key in path:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        raise UnmappableMask("the mask does not belong to text of this request") from None
+    return value
 
 
 def _body_of(returned: str, bare: bool) -> Mapping[str, Any]:
@@ -149,10 +197,9 @@ def _body_of(returned: str, bare: bool) -> Mapping[str, Any]:
 
 def _parsed(text: str) -> object:
     try:
-        parsed: object = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise UnmappableMask("the masked request is not JSON") from error
-    return parsed
+        return parsed_json(text)
+    except ValueError:
+        raise UnmappableMask("the masked request is not JSON") from None
 
 
 def _is_extracted_text(body: Mapping[str, Any]) -> bool:

@@ -39,14 +39,14 @@ def is_credential(name: object, value: object) -> bool:
     return is_credential_name(name) and (not isinstance(value, str) or _CREDENTIAL.fullmatch(value) is not None)
 
 
-def without_credentials(key: str, value: Any) -> Any:
+def without_credentials(key: object, value: Any) -> Any:
     """The value of a request's top-level `key` without credentials; the same object when there are none.
 
     They stand in MCP tools (`headers`, `authorization`), in each of the client's `fallbacks`, and in `extra_body`.
     """
     if key == "tools":
         return _mapped(value, lambda tool: _blanked(tool) if _is_mcp(tool) else tool)
-    if key.endswith("fallbacks"):
+    if isinstance(key, str) and key.endswith("fallbacks"):
         return _mapped(value, _blanked)
     return _blanked(value) if key == "extra_body" else value
 
@@ -61,26 +61,36 @@ def without_media(value: Any, *, in_media: bool = False) -> Any:
 
     `in_media`: `value` stands inside a part that a provider reads as media.
     """
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
-        return _mapped(value, lambda item: without_media(item, in_media=in_media))
+        items = [without_media(item, in_media=in_media) for item in value]
+        return items if _differ(items, value) else value
     if isinstance(value, (bytes, bytearray)):
         return note_on_bytes(value)
     if hasattr(value, "read"):
         # An uploaded file; on routes with pictures or sound LiteLLM opens them for the call.
         return "[file left out]"
-    if not isinstance(value, dict) or str(value.get("type")).endswith("tool_use"):
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    # The client may have sent anything as the type.
+    named = kind if isinstance(kind, str) else ""
+    if named.endswith("tool_use"):
         # A tool's input is text whatever it looks like.
         return value
-    inside = in_media or value.get("type") in _MEDIA_PARTS
-    entries = {}
+    inside = in_media or named in _MEDIA_PARTS
+    changed = {}
     for name, child in value.items():
         if name in _GEMINI_TOOL_USE:
-            entries[name] = child
             continue
-        child_inside = inside or name in _GEMINI_MEDIA
-        is_media = inside and _is_media(name, child, value)
-        entries[name] = _media_note(child) if is_media else without_media(child, in_media=child_inside)
-    return entries if _differ(entries.values(), value.values()) else value
+        if inside and _is_media(name, child, value):
+            changed[name] = _media_note(child)
+            continue
+        cleaned = without_media(child, in_media=inside or name in _GEMINI_MEDIA)
+        if cleaned is not child:
+            changed[name] = cleaned
+    return {**value, **changed} if changed else value
 
 
 def _is_media(name: object, child: object, holder: dict[str, Any]) -> bool:

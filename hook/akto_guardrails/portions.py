@@ -30,16 +30,26 @@ _AROUND: Final = 24
 _EDGE: Final = 200
 
 
-class Piece(NamedTuple):
-    """The part from `start` to `end` of the string `whole`, which stands at `path` in the content.
+# Where a string stands in the content: the place that holds it, None for the content itself, and its key or index.
+# A path for each string would take memory without bounds where many are nested deeply.
+Place = tuple["Place | None", str | int]
 
-    `path` is None for what no mask may change: the name of a field, a number.
+
+class Piece(NamedTuple):
+    """The part from `start` to `end` of the string `whole`, which stands at `place` in the content.
+
+    `place` is None for what no mask may change: the name of a field, a number.
     """
 
-    path: Path | None
+    place: Place | None
     whole: str
     start: int
     end: int
+
+    @property
+    def path(self) -> Path | None:
+        """The keys and indices that lead to the place."""
+        return None if self.place is None else _path_of(self.place)
 
     @property
     def sent(self) -> str:
@@ -66,11 +76,11 @@ def portions_of(content: Mapping[str, Any], context: Mapping[str, Any], longest:
         room = longest - _length_with(context)
     if room < _LEAST_ROOM:
         raise ValueError("portions that small cannot be made")
-    texts: list[tuple[Path | None, str]] = []
-    _collect(content, (), texts)
+    texts: list[tuple[Place | None, str]] = []
+    _collect(content, None, texts)
     packer = _Packer(room)
-    for path, text in texts:
-        packer.add(path, text)
+    for place, text in texts:
+        packer.add(place, text)
     return [
         Portion({**context, _TEXT: [piece.sent for piece in pieces]}, tuple(pieces)) for pieces in packer.portions()
     ]
@@ -86,15 +96,17 @@ def changes_of(portions: Sequence[Portion], returned: Sequence[str | None]) -> d
         {} if payload is None else masked_strings(portion.body, payload)
         for portion, payload in zip(portions, returned, strict=True)
     ]
-    changed = {_maskable(portion, place) for portion, mask in zip(portions, masks, strict=True) for place in mask}
+    places = (_maskable(portion, path) for portion, mask in zip(portions, masks, strict=True) for path in mask)
+    # By their identity: each string has a place of its own.
+    changed = {id(place): place for place in places}
     if not changed:
         return {}
-    found: dict[Path, dict[tuple[int, int], _Seen]] = {path: {} for path in changed}
+    found: dict[int, dict[tuple[int, int], _Seen]] = {number: {} for number in changed}
     for portion, mask in zip(portions, masks, strict=True):
         for index, piece in enumerate(portion.pieces):
-            if piece.path in found:
-                _note(found[piece.path], piece, mask.get((_TEXT, index)))
-    joined = {path: _joined(list(pieces.values())) for path, pieces in found.items()}
+            if id(piece.place) in found:
+                _note(found[id(piece.place)], piece, mask.get((_TEXT, index)))
+    joined = {_path_of(changed[number]): _joined(list(pieces.values())) for number, pieces in found.items()}
     return {path: text for path, (text, whole) in joined.items() if text != whole}
 
 
@@ -102,22 +114,31 @@ def _length_with(context: Mapping[str, Any]) -> int:
     return json_length(payload_of({**context, _TEXT: []}))
 
 
-def _collect(value: object, path: Path, into: list[tuple[Path | None, str]]) -> None:
+def _collect(value: object, place: Place | None, into: list[tuple[Place | None, str]]) -> None:
     if isinstance(value, str):
-        into.append((path, value))
+        into.append((place, value))
     elif isinstance(value, Mapping):
         for key, child in value.items():
             into.append((None, str(key)))
-            _collect(child, (*path, key), into)
+            _collect(child, (place, key), into)
     elif isinstance(value, (list, tuple)):
         if value and _NUMBERS.issuperset(map(type, value)):
             # A prompt in tokens: very many, and one string does for all.
             into.append((None, json_text(value)))
             return
         for index, child in enumerate(value):
-            _collect(child, (*path, index), into)
+            _collect(child, (place, index), into)
     elif value is not None and not isinstance(value, bool):
         into.append((None, str(value)))
+
+
+def _path_of(place: Place) -> Path:
+    keys: list[str | int] = []
+    rest: Place | None = place
+    while rest is not None:
+        rest, key = rest
+        keys.append(key)
+    return tuple(reversed(keys))
 
 
 def _cost(text: str) -> int:
@@ -140,24 +161,24 @@ class _Packer:
     def portions(self) -> list[list[Piece]]:
         return [*self._full, self._pieces] if self._pieces else self._full
 
-    def add(self, path: Path | None, text: str) -> None:
+    def add(self, place: Place | None, text: str) -> None:
         """Puts `text` into one portion, or cut into pieces when it does not fit beside what is repeated."""
         most = self._room - 6 * self._echo
         cost = _cost(text) if len(text) <= most else len(text)
         if cost > most:
-            self._add_cut(path, text)
+            self._add_cut(place, text)
             return
         if cost > self._left:
             self._begin(self._last_text())
-        self._put(Piece(path, text, 0, len(text)), cost)
+        self._put(Piece(place, text, 0, len(text)), cost)
 
-    def _add_cut(self, path: Path | None, text: str) -> None:
+    def _add_cut(self, place: Place | None, text: str) -> None:
         if self._left < _LEAST_ROOM // 2:
             self._begin(self._last_text())
         start = 0
         while True:
             end, cost = _reach(text, start, self._left)
-            self._put(Piece(path, text, start, end), cost)
+            self._put(Piece(place, text, start, end), cost)
             if end == len(text):
                 return
             self._begin([])
@@ -231,15 +252,19 @@ class _Seen:
         around = self.piece.whole[position - _AROUND : position + _AROUND]
         if self.got.count(around) != 1 or self.sent.count(around) != 1:
             return None
-        return self.got.index(around) + _AROUND
+        found = self.got.index(around)
+        # It may be other text that reads like it, where masked text is gone.
+        is_it = found >= self.head and found + len(around) <= len(self.got) - self.tail
+        return found + _AROUND if is_it else None
 
 
-def _maskable(portion: Portion, place: Path) -> Path:
-    index = place[-1]
-    path = portion.pieces[index].path if place[0] == _TEXT and isinstance(index, int) else None
-    if path is None or is_naming(path):
+def _maskable(portion: Portion, path: Path) -> Place:
+    """The place in the content of what a mask changes at `path` in a portion."""
+    index = path[-1]
+    place = portion.pieces[index].place if path[0] == _TEXT and isinstance(index, int) else None
+    if place is None or is_naming(place[1:]):
         raise UnmappableMask("the mask changes a name, an id or a number")
-    return path
+    return place
 
 
 def _note(seen: dict[tuple[int, int], _Seen], piece: Piece, got: str | None) -> None:

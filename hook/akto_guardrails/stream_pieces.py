@@ -8,16 +8,13 @@ event. Items are never changed, since LiteLLM keeps them for its logs; a changed
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
-import orjson
-
 from akto_guardrails.content import Path
-from akto_guardrails.json_text import json_bytes
+from akto_guardrails.json_text import json_bytes, parsed_json
 
 # Strings that name things. They are part of a body's structure and not checked, except in what a tool is called with.
 _NAMES: Final = frozenset(
@@ -123,7 +120,7 @@ class Unit:
         data = replaced(self.data, dict(_without_logprobs(self.data, ())) | dict(texts))
         if not isinstance(self.item, (bytes, str)):
             return data
-        payload = data.encode() if () in texts else json_bytes(data)
+        payload = data.encode("utf-8", "replace") if () in texts else json_bytes(data)
         frame = _with_payload(_as_bytes(self.item), payload)
         return frame if isinstance(self.item, bytes) else frame.decode("utf-8", "surrogatepass")
 
@@ -148,11 +145,11 @@ class Unit:
             if key != "choices":
                 self._mirror(child, (key,), (key,), "alone")
                 continue
-            for position, choice in _children(child):
+            for position, choice in self._inside(child, (key,)):
                 index = _index(choice, "index", position)
                 self.facts.append((("choices", index, "index"), index))
                 self.facts.append((("choices", index, "message", "role"), "assistant"))
-                for name, value in _children(choice):
+                for name, value in self._inside(choice, (key, position)):
                     target = ("choices", index, "message" if name == "delta" else name)
                     self._mirror(value, ("choices", position, name), target, "delta")
 
@@ -176,7 +173,7 @@ class Unit:
                 self._mirror(child, (key,), (key,), "alone")
 
     def _read_response(self, response: Any) -> None:
-        for key, child in _children(response):
+        for key, child in self._inside(response, ("response",)):
             if key not in _ECHO:
                 self._mirror(child, ("response", key), (key,), "repeat" if key == "output" else "alone")
 
@@ -186,12 +183,12 @@ class Unit:
             if key == "content_block":
                 self._mirror(child, (key,), base, "delta")
             elif key == "delta":
-                for name, value in _children(child):
+                for name, value in self._inside(child, (key,)):
                     # Anything but text comes whole, like a citation. The type is the delta's own, not the block's.
                     if name != "type":
                         self._mirror(value, (key, name), (*base, name), "delta" if isinstance(value, str) else "alone")
             elif key == "message":
-                for name, value in _children(child):
+                for name, value in self._inside(child, (key,)):
                     self._mirror(value, (key, name), (name,), "delta" if name == "content" else "alone")
             elif key != "type":
                 self._mirror(child, (key,), (key,), "alone")
@@ -201,26 +198,32 @@ class Unit:
             if key != "candidates":
                 self._mirror(child, (key,), (key,), "alone")
                 continue
-            for position, candidate in _children(child):
+            for position, candidate in self._inside(child, (key,)):
                 base: Path = ("candidates", _index(candidate, "index", position))
-                for name, value in _children(candidate):
+                for name, value in self._inside(candidate, (key, position)):
                     place: Path = ("candidates", position, name)
                     if name != "content":
                         self._mirror(value, place, (*base, name), "alone")
                         continue
-                    for inner, content in _children(value):
+                    for inner, content in self._inside(value, place):
                         self._read_gemini_content(inner, content, (*place, inner), base, serial)
 
     def _read_gemini_content(self, name: Any, content: Any, place: Path, base: Path, serial: int) -> None:
-        if name != "parts":
+        if name != "parts" or not isinstance(content, (list, tuple)):
             self._mirror(content, place, (*base, "content", name), "delta")
             return
-        for position, part in _children(content):
+        for position, part in enumerate(content):
             # Text goes on from chunk to chunk, thoughts and answer apart; any other part is one of its own.
             slot = 2 + 1000 * serial + position
             if entry(part, "text") is not None:
                 slot = 0 if entry(part, "thought") else 1
             self._mirror(part, (*place, position), (*base, "content", "parts", slot), "delta")
+
+    def _inside(self, value: Any, place: Path) -> Iterable[tuple[Any, Any]]:
+        """What `value` holds. A string where an object or a list should be is text as well."""
+        if isinstance(value, str):
+            self._mirror(value, place, place, "alone")
+        return _children(value)
 
     def _mirror(self, value: Any, place: Path, target: Path, kind: Kind) -> None:
         """Notes every string in `value`, in the whole answer in the same structure below `target`."""
@@ -364,12 +367,8 @@ def _data_of_frame(frame: bytes) -> Any:
 def parsed(payload: str | bytes) -> Any:
     """The JSON in `payload`; None when it is none."""
     try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        # Reads halves of surrogate pairs, which providers send when a character is cut in two.
-        return json.loads(payload)
+        # Halves of surrogate pairs among it, which providers send when a character is cut in two.
+        return parsed_json(payload)
     except ValueError:
         return None
 

@@ -57,4 +57,4 @@ def is_unchecked_mcp_method(name: object) -> bool:
 
 def _plain(path: str) -> str:
     """`path` without control characters: Starlette finds the route of one that ends in a line feed as well."""
-    return "".join(filter(str.isprintable, path))
+    return path if path.isprintable() else "".join(filter(str.isprintable, path))

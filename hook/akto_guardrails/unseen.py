@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.content import is_naming, string_leaves
+from akto_guardrails.content import entries_of, is_naming
 
 # Where LiteLLM puts text of its own making. What it adds elsewhere is the operator's: entries of a deployment's config.
 _ADDED_TO: Final = (
@@ -50,8 +50,15 @@ def unseen_part(content: Mapping[str, Any], seen: frozenset[str]) -> dict[str, A
     return {key: value for key, value in changed.items() if any(not strings.has(text) for text in _texts(value, key))}
 
 
-def _texts(value: object, key: str) -> Iterator[str]:
-    return (text for path, text in string_leaves({key: value}).items() if text and not is_naming(path))
+def _texts(value: object, key: str | int) -> Iterator[str]:
+    """The strings in what stands under `key` that are more than a name."""
+    rest = [(key, value)]
+    while rest:
+        name, each = rest.pop()
+        if not isinstance(each, str):
+            rest.extend(entries_of(each))
+        elif each and not is_naming((name,)):
+            yield each
 
 
 class _Seen:
@@ -70,7 +77,7 @@ class _Seen:
             parsed = orjson.loads(text)
         except orjson.JSONDecodeError:
             return False
-        return all(leaf in self._strings for leaf in string_leaves(parsed).values())
+        return strings_of(parsed) <= self._strings
 
     def _has_all_lines(self, text: str) -> bool:
         if self._lines is None:

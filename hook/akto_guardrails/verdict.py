@@ -13,6 +13,8 @@ from typing import Final
 
 import orjson
 
+from akto_guardrails.json_text import parsed_json
+
 _NOT_BLOCKING: Final = frozenset({"alert", "warn"})
 
 
@@ -40,6 +42,7 @@ class Cause(Enum):
     NO_VERDICT = "no_verdict"
     SERVICE_FAIL_OPEN = "service_fail_open"
     OVERLOAD = "overload"
+    BREAKER_OPEN = "breaker_open"
     TOO_LARGE = "too_large"
     INTERNAL = "internal"
 
@@ -80,8 +83,8 @@ def verdict_of_answer(status: int, body: bytes, *, of_answer: bool = False) -> V
     if status != 200:
         return unavailable(_cause_of_status(status))
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        answer = parsed_json(body)
+    except ValueError:
         return unavailable(Cause.UNREADABLE)
     if not isinstance(answer, dict):
         return unavailable(Cause.UNREADABLE)
@@ -209,9 +212,9 @@ def _boolean(value: object) -> bool | None:
 
 
 def _text(source: Mapping[str, object], *names: str) -> str:
-    """The first non-empty string under one of `names`."""
+    """The first non-empty string under one of `names`, in characters that can be written."""
     for name in names:
         value = source.get(name)
         if isinstance(value, str) and value:
-            return value
+            return value if value.isascii() else value.encode("utf-8", "replace").decode()
     return ""

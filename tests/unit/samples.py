@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tracemalloc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,24 @@ def chat(text: str = "hello", **entries: Any) -> dict[str, Any]:
         "litellm_call_id": "call-1",
         **entries,
     }
+
+
+def nested(text: str, depth: int = 400, times: int = 5_000) -> Any:
+    """So many strings so far down in lists."""
+    value: Any = [text] * times
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def memory_of(action: Callable[[], object]) -> int:
+    """How many bytes an action takes at most."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def identity(**changes: Any) -> Identity:

@@ -11,7 +11,7 @@ import pytest
 
 from akto_guardrails.content import Path, content_of
 from akto_guardrails.masking import UnmappableMask, apply_mask, apply_to_answer, masked_strings, without_summary
-from unit.samples import CARD, MASKED_CARD
+from unit.samples import CARD, MASKED_CARD, memory_of, nested
 
 SYSTEM = "You are a shop assistant."
 PLACE = ("messages", 1, "content")
@@ -433,3 +433,24 @@ def test_text_in_something_that_cannot_be_written_to_is_not_masked() -> None:
     data = {"messages": [{"content": ("a", "b")}]}
     with pytest.raises(UnmappableMask):
         apply_mask(data, copy.deepcopy(data), {("messages", 0, "content", 0): "A"})
+
+
+def test_many_strings_nested_deeply_take_little_memory() -> None:
+    content = {"tools": nested("text"), "prompt": CARD}
+    masked = {"tools": nested("text"), "prompt": MASKED_CARD}
+    # A path for each string would take 16 MB.
+    assert memory_of(lambda: masked_strings(content, json.dumps(masked))) < 4_000_000
+    assert memory_of(lambda: apply_mask(content, content, {("prompt",): MASKED_CARD})) < 1_000_000
+    assert content == masked
+
+
+def test_content_nested_too_deeply_for_a_mask_cannot_be_mapped() -> None:
+    with pytest.raises(UnmappableMask):
+        masked_strings({"tools": nested("text", 5_000, 1)}, json.dumps({"tools": nested("text", 900, 1)}))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x00", "\U0001f600"])
+def test_strings_that_not_every_reader_of_json_takes_are_no_change(text: str) -> None:
+    content = request(documents=[{text: text}], seed=10**400)
+    assert masked_strings(content, json.dumps({"body": content})) == {}
+    assert masked_strings(content, json.dumps({"body": masked(documents=[{text: text}])})) == {PLACE: MASKED_CARD}

@@ -16,6 +16,7 @@ from akto_guardrails.content import Path, string_leaves
 from akto_guardrails.envelope import LONGEST_STRING, payload_of
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.portions import Portion, changes_of, portions_of
+from unit.samples import memory_of, nested
 from unit.test_envelope import units
 
 CONTEXT = {"model": "gpt-4o-mini", "stream": False}
@@ -179,6 +180,10 @@ class TestPortions:
             assert len(portions_of(content, CONTEXT)) < 12
             # Measured: 16 ms at most; the rest is for slow machines.
             assert time.process_time() - start < 0.25
+
+    def test_many_strings_nested_deeply_take_little_memory(self) -> None:
+        # A path for each string would take 16 MB.
+        assert memory_of(lambda: portions_of({"tools": nested("some text")}, CONTEXT, SMALL)) < 6_000_000
 
 
 class TestMasks:
