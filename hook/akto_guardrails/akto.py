@@ -8,26 +8,33 @@ request. aiohttp is a core dependency of LiteLLM.
 from __future__ import annotations
 
 import asyncio
+import base64
+import errno
+import resource
+import ssl
 import urllib.request
-from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
+from akto_guardrails.breaker import Breaker
 from akto_guardrails.verdict import Cause, Verdict, unavailable, verdict_of_answer
-
-SessionFactory = Callable[[], aiohttp.ClientSession]
 
 _PATH: Final = "/api/http-proxy"
 # Shorter than what servers and load balancers keep idle connections for, so that ours are seldom found closed.
 _IDLE_SECONDS: Final = 15.0
 _LARGEST_ANSWER: Final = 8 * 1024 * 1024
-MOST_CONNECTIONS: Final = 1_000
-# Those above the number of connections wait for one, within their deadline.
-MOST_CHECKS_AT_ONCE: Final = 5_000
+# Of the envelopes of all checks under way.
+MOST_BYTES_AT_ONCE: Final = 256 * 1024 * 1024
+# Of the service or of what is in front of it, whatever the payload. A 500 is its reader's word on one payload.
+_OUTAGES: Final = frozenset({429, 502, 503, 504})
+# In a 422 that is not about the record: the service could not hand it on.
+_NOT_PUBLISHED: Final = b"Failed to publish"
+# A record above this size may be answered 500 for its size, one below it hardly.
+_LONG_RECORD: Final = 65_536
 # Nobody waits for a record, and the service may take its time over one (protocol reference, 2.6: it can scan again).
 _RECORD_SECONDS: Final = 30.0
 
@@ -37,9 +44,11 @@ class Delivery(Enum):
 
     DELIVERED = "delivered"
     RETRY = "retry"
-    """Not taken now (time-out, connection, 429, 5xx); may be taken later."""
+    """Not taken now (time-out, connection, 429, 5xx, nothing to publish it to); may be taken later."""
+    UNFIT = "unfit"
+    """Not taken for what is in it or for its size (413, 422, 500 for a long one); may be taken when it is cut."""
     REFUSED = "refused"
-    """Not taken, and sending the same again would not help (401, 422, redirects and other 4xx)."""
+    """Not taken, and sending it again would not help (401, redirects and other 4xx)."""
 
 
 class AktoClient:
@@ -50,53 +59,97 @@ class AktoClient:
         service_url: str,
         api_token: str,
         timeout: float,
-        new_session: SessionFactory | None = None,
+        breaker: Breaker,
+        *,
+        most_checks: int = 2_000,
+        tls: ssl.SSLContext | Literal[False] | None = None,
     ) -> None:
-        """`timeout` is the total for one check in seconds: waiting for a connection, connecting and reading."""
+        """`timeout` is the total for one check in seconds: connecting, sending and reading.
+
+        Checks above `most_checks` at once are not made. `tls`: whom to trust, the system's certificates by default.
+        """
         self._check_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&guardrails=true")
         self._answer_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&response_guardrails=true")
         self._record_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&ingest_data=true")
         self._headers = {"Authorization": api_token, "Content-Type": "application/json"}
         self._timeout = timeout
-        self._proxy, self._proxy_auth = _proxy_for(service_url)
-        self._new_session = new_session or _new_session
+        self._breaker = breaker
+        self._most_checks = min(most_checks, _open_files() // 2)
+        self._tls = True if tls is None else tls
+        self._proxy, self._proxy_headers = _proxy_for(service_url)
+        if self._check_url.scheme == "http":
+            # No tunnel then: the proxy reads the call's own headers.
+            self._headers |= self._proxy_headers
         self._session: aiohttp.ClientSession | None = None
         self._session_loop: asyncio.AbstractEventLoop | None = None
+        self._retired: set[aiohttp.ClientSession] = set()
         self._checks_in_flight = 0
+        self._bytes_in_flight = 0
 
     async def check(self, body: bytes, *, of_answer: bool = False) -> Verdict:
         """The verdict on the request in the envelope `body`, or on the model's answer in it (`of_answer`).
 
         Never raises but for cancellation; takes at most the time-out.
         """
-        if self._checks_in_flight >= MOST_CHECKS_AT_ONCE:
+        if self._checks_in_flight >= self._most_checks or self._bytes_in_flight + len(body) > MOST_BYTES_AT_ONCE:
             return unavailable(Cause.OVERLOAD)
+        if not self._breaker.admits():
+            return unavailable(Cause.BREAKER_OPEN)
         self._checks_in_flight += 1
+        self._bytes_in_flight += len(body)
         try:
             url = self._answer_url if of_answer else self._check_url
-            return verdict_of_answer(*await self._post(url, body, self._timeout), of_answer=of_answer)
+            status, answer = await self._post(url, body, self._timeout)
         except TimeoutError:
+            self._note_failure()
             return unavailable(Cause.TIMEOUT)
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                return unavailable(Cause.OVERLOAD)
+            self._note_failure()
             return unavailable(Cause.CONNECTION)
         finally:
             self._checks_in_flight -= 1
+            self._bytes_in_flight -= len(body)
+        verdict = verdict_of_answer(status, answer, of_answer=of_answer)
+        if verdict.is_usable:
+            self._breaker.succeeded()
+        elif status in _OUTAGES or verdict.cause is Cause.SERVICE_FAIL_OPEN:
+            self._note_failure()
+        return verdict
 
     async def record(self, body: bytes) -> tuple[Delivery, int | None]:
         """Hands over the envelope `body`; gives what became of it and the HTTP status, None when there was none."""
         try:
-            status, _ = await self._post(self._record_url, body, max(self._timeout, _RECORD_SECONDS))
+            status, answer = await self._post(self._record_url, body, max(self._timeout, _RECORD_SECONDS))
         except (TimeoutError, aiohttp.ClientError, OSError):
             return Delivery.RETRY, None
-        if status == 200:
-            return Delivery.DELIVERED, status
-        return (Delivery.RETRY if status == 429 or status >= 500 else Delivery.REFUSED), status
+        return _delivery(status, answer, len(body)), status
 
     async def close(self) -> None:
         """Closes the connections."""
+        self._retire_session()
+        for session in tuple(self._retired):
+            await session.close()
+        self._retired.clear()
+
+    def _note_failure(self) -> None:
+        if self._breaker.failed():
+            # Kept connections may lead to a machine that is gone, and would cost a time-out each.
+            self._retire_session()
+
+    def _retire_session(self) -> None:
+        """Lets calls under way finish, and makes new connections for all others."""
         session, self._session = self._session, None
         if session is not None:
-            await session.close()
+            self._retired.add(session)
+            longest = max(self._timeout, _RECORD_SECONDS)
+            asyncio.get_running_loop().call_later(longest, self._close_retired, session)
+
+    def _close_retired(self, session: aiohttp.ClientSession) -> None:
+        if session in self._retired:
+            task = asyncio.get_running_loop().create_task(session.close())
+            task.add_done_callback(lambda _: self._retired.discard(session))
 
     async def _post(self, url: URL, body: bytes, seconds: float) -> tuple[int, bytes]:
         async with asyncio.timeout(seconds):
@@ -115,7 +168,8 @@ class AktoClient:
             headers=self._headers,
             allow_redirects=False,
             proxy=self._proxy,
-            proxy_auth=self._proxy_auth,
+            proxy_headers=self._proxy_headers,
+            ssl=self._tls,
         ) as response:
             answer = bytearray()
             async for chunk in response.content.iter_any():
@@ -128,29 +182,50 @@ class AktoClient:
     def _open_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._session_loop is not loop:
-            self._session = self._new_session()
+            self._session = _new_session()
             self._session_loop = loop
         return self._session
 
 
+def _delivery(status: int, answer: bytes, length: int) -> Delivery:
+    """What a status says about a record of `length` bytes (protocol reference, 1.1 and 1.3)."""
+    if status == 200:
+        return Delivery.DELIVERED
+    if status == 422 and _NOT_PUBLISHED in answer:
+        return Delivery.RETRY
+    if status in (413, 422) or (status == 500 and length > _LONG_RECORD):
+        return Delivery.UNFIT
+    return Delivery.RETRY if status == 429 or status >= 500 else Delivery.REFUSED
+
+
 def _new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS),
+        # No limit here: checks and records have limits of their own, and waiting for a connection would look like an
+        # outage of the service.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
-        # AktoClient's own deadline covers the whole call, waiting for a connection included.
+        # AktoClient's own deadline covers the whole call, connecting included.
         timeout=aiohttp.ClientTimeout(total=None),
     )
 
 
-def _proxy_for(service_url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for the service.
+def _proxy_for(service_url: str) -> tuple[URL | None, dict[str, str]]:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for the service, and the headers it wants.
 
     Looked up once: aiohttp's own `trust_env` does so on every call, in a thread, and reads ~/.netrc besides.
     """
     parts = urlsplit(service_url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None, None
+        return None, {}
     url = URL(proxy if "://" in proxy else f"http://{proxy}")
-    auth = aiohttp.BasicAuth(url.user, url.password or "") if url.user else None
-    return url.with_user(None), auth
+    if not url.user:
+        return url, {}
+    credentials = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+    return url.with_user(None), {"Proxy-Authorization": f"Basic {credentials}"}
+
+
+def _open_files() -> int:
+    """How many files and sockets this process may have open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1_000_000

@@ -22,7 +22,8 @@ _ADVICE: Final = {
     Cause.UNREADABLE: "answer is not what the service sends: is DATA_INGESTION_SERVICE_URL right?",
     Cause.NO_VERDICT: "answer carries no verdict",
     Cause.SERVICE_FAIL_OPEN: "the ingestion service got no verdict from its guardrails service (failOpen)",
-    Cause.OVERLOAD: "too many checks at once",
+    Cause.OVERLOAD: "too many checks at once (MAX_CHECKS_AT_ONCE)",
+    Cause.BREAKER_OPEN: "not asked, because it failed again and again; it is asked once a second",
     Cause.TOO_LARGE: "content is larger than MAX_CHECK_CHARACTERS",
     Cause.INTERNAL: "an error in the guard itself",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,13 @@ class Settings:
     most_checked_characters: int
     mcp_path: str
     tool_path_prefix: str
+    ca_bundle: str | None
+    most_checks_at_once: int
+    most_queued_records: int
+    most_queued_bytes: int
+    shutdown_flush_seconds: float
+    spool_directory: str | None
+    most_spooled_bytes: int
 
     @property
     def fail_closed(self) -> bool:
@@ -107,6 +115,13 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         most_checked_characters=reader.whole_number("MAX_CHECK_CHARACTERS", 2_000_000),
         mcp_path=reader.path("MCP_INGEST_PATH", "/mcp"),
         tool_path_prefix=reader.path("NON_MCP_TOOL_PATH_PREFIX", "/tool"),
+        ca_bundle=reader.ca_bundle("AKTO_CA_BUNDLE"),
+        most_checks_at_once=reader.count("MAX_CHECKS_AT_ONCE", 2_000),
+        most_queued_records=reader.count("MAX_QUEUED_RECORDS", 20_000),
+        most_queued_bytes=reader.count("MAX_QUEUED_BYTES", 64 * 1024 * 1024),
+        shutdown_flush_seconds=reader.seconds("SHUTDOWN_FLUSH_SECONDS", 10.0),
+        spool_directory=reader.spool_directory("SPOOL_DIR"),
+        most_spooled_bytes=reader.count("MAX_SPOOLED_BYTES", 256 * 1024 * 1024),
     )
     if reader.problems:
         raise SettingsError(tuple(reader.problems))
@@ -241,6 +256,35 @@ class _Reader:
     def whole_number(self, name: str, default: int) -> int:
         value = self.digits(name, str(default))
         return int(value) if value.isascii() and value.isdigit() else default
+
+    def count(self, name: str, default: int) -> int:
+        """A whole number above 0."""
+        value = self.whole_number(name, default)
+        if value == 0:
+            self._wrong(f"{name}=0 leaves no room.", f"Use for example {name}={default}, or unset it.")
+        return value
+
+    def ca_bundle(self, name: str) -> str | None:
+        value = self.text(name)
+        if not value:
+            return None
+        try:
+            ssl.create_default_context(cafile=value)
+        except (OSError, ssl.SSLError) as error:
+            self._wrong(
+                f"{name} names {value}, from which user {os.getuid()} can read no certificates: {error.strerror}.",
+                "Mount a file of certificates in PEM form at that path, readable by that user.",
+            )
+        return value
+
+    def spool_directory(self, name: str) -> str | None:
+        value = self.text(name)
+        if value and not (Path(value).is_dir() and os.access(value, os.W_OK | os.X_OK)):
+            self._wrong(
+                f"{name} names {value}, which is not a directory that user {os.getuid()} can write to.",
+                "Mount a volume at that path, writable by that user (in Kubernetes: fsGroup).",
+            )
+        return value or None
 
     def context_source(self, name: str, default: str) -> str:
         value = self.text(name) or default

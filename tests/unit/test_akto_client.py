@@ -9,12 +9,15 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from akto_guardrails import akto as akto_module
 from akto_guardrails.akto import AktoClient, Delivery
+from akto_guardrails.breaker import Breaker
+from akto_guardrails.counters import Counters
 from akto_guardrails.verdict import Cause, Decision, Verdict
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -45,9 +48,9 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def calling(url: str, seconds: float = 5.0) -> AsyncIterator[AktoClient]:
+async def calling(url: str, seconds: float = 5.0, **options: Any) -> AsyncIterator[AktoClient]:
     """A client of the service at `url`."""
-    client = AktoClient(url, "raw-token", seconds)
+    client = AktoClient(url, "raw-token", seconds, Breaker(Counters()), **options)
     try:
         yield client
     finally:
@@ -318,7 +321,7 @@ def test_an_answer_cut_short_is_a_connection_fault() -> None:
         (302, Delivery.REFUSED),
         (401, Delivery.REFUSED),
         (404, Delivery.REFUSED),
-        (422, Delivery.REFUSED),
+        (422, Delivery.UNFIT),
         (429, Delivery.RETRY),
         (500, Delivery.RETRY),
         (503, Delivery.RETRY),
@@ -360,15 +363,13 @@ def test_many_checks_at_once_do_not_wait_for_one_another() -> None:
     assert {verdict.decision for verdict in asyncio.run(main())} == {Decision.BLOCK}
 
 
-def test_more_checks_at_once_than_the_bound_are_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(akto_module, "MOST_CHECKS_AT_ONCE", 2)
-
+def test_more_checks_at_once_than_the_bound_are_an_overload() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         await asyncio.sleep(0.1)
         return web.Response(body=ALLOW)
 
     async def main() -> None:
-        async with serving(handler) as url, calling(url) as client:
+        async with serving(handler) as url, calling(url, most_checks=2) as client:
             verdicts = await asyncio.gather(*(client.check(b"{}") for _ in range(3)))
             assert [verdict.cause for verdict in verdicts] == [None, None, Cause.OVERLOAD]
             assert (await client.check(b"{}")).decision is Decision.ALLOW
@@ -376,8 +377,7 @@ def test_more_checks_at_once_than_the_bound_are_an_overload(monkeypatch: pytest.
     asyncio.run(main())
 
 
-def test_a_cancelled_check_is_cancelled_and_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(akto_module, "MOST_CHECKS_AT_ONCE", 1)
+def test_a_cancelled_check_is_cancelled_and_frees_its_place() -> None:
     calls = 0
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -388,7 +388,7 @@ def test_a_cancelled_check_is_cancelled_and_frees_its_place(monkeypatch: pytest.
         return web.Response(body=ALLOW)
 
     async def main() -> None:
-        async with serving(handler) as url, calling(url) as client:
+        async with serving(handler) as url, calling(url, most_checks=1) as client:
             task = asyncio.create_task(client.check(b"{}"))
             await asyncio.sleep(0.1)
             task.cancel()
@@ -399,8 +399,31 @@ def test_a_cancelled_check_is_cancelled_and_frees_its_place(monkeypatch: pytest.
     asyncio.run(main())
 
 
+def test_the_connection_of_a_cancelled_check_is_closed() -> None:
+    async def main() -> None:
+        asked, gone = asyncio.Event(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"{}")
+            asked.set()
+            await reader.read()
+            gone.set()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, calling(f"http://127.0.0.1:{port}", seconds=60) as client, asyncio.timeout(30):
+            task = asyncio.create_task(client.check(b"{}"))
+            await asked.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await gone.wait()
+
+    asyncio.run(main())
+
+
 def test_a_client_works_on_another_event_loop_too() -> None:
-    client = AktoClient("http://127.0.0.1:1", "raw-token", 5.0)
+    client = AktoClient("http://127.0.0.1:1", "raw-token", 5.0, Breaker(Counters()))
 
     async def main() -> Cause | None:
         verdict = await client.check(b"{}")
@@ -429,7 +452,7 @@ class TestProxy:
                 with pytest.MonkeyPatch.context() as patch:
                     for name, value in environment(url.removeprefix("http://")).items():
                         patch.setenv(name, value)
-                    client = AktoClient(service_url, "raw-token", 2.0)
+                    client = AktoClient(service_url, "raw-token", 2.0, Breaker(Counters()))
                 try:
                     return await client.check(b"{}")
                 finally:
@@ -474,16 +497,167 @@ class TestProxy:
         assert seen == []
 
 
-def test_waiting_for_a_free_connection_counts_towards_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(akto_module, "MOST_CONNECTIONS", 1)
+def test_checks_whose_envelopes_are_too_much_together_are_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(akto_module, "MOST_BYTES_AT_ONCE", 100)
 
-    async def slow(request: web.BaseRequest) -> web.Response:
-        await asyncio.sleep(0.4)
+    async def handler(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.1)
         return web.Response(body=ALLOW)
 
     async def main() -> list[Cause | None]:
-        async with serving(slow) as url, calling(url, 0.6) as client:
-            verdicts = await asyncio.gather(*(client.check(b"{}") for _ in range(3)))
+        async with serving(handler) as url, calling(url) as client:
+            verdicts = await asyncio.gather(*(client.check(b" " * 40) for _ in range(3)))
+            verdicts += [await client.check(b" " * 40)]
         return [verdict.cause for verdict in verdicts]
 
-    assert asyncio.run(main()) == [None, Cause.TIMEOUT, Cause.TIMEOUT]
+    assert asyncio.run(main()) == [None, None, Cause.OVERLOAD, None]
+
+
+def test_checks_do_not_use_up_the_files_a_process_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(akto_module.resource, "getrlimit", lambda _: (8, 1000))
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.1)
+        return web.Response(body=ALLOW)
+
+    async def main() -> int:
+        async with serving(handler) as url, calling(url) as client:
+            verdicts = await asyncio.gather(*(client.check(b"{}") for _ in range(10)))
+        return sum(verdict.cause is Cause.OVERLOAD for verdict in verdicts)
+
+    assert asyncio.run(main()) == 6
+
+
+class TestBreaker:
+    """What opens it, seen by the number of calls that reach the service."""
+
+    @staticmethod
+    def causes_of(answers: list[web.Response | None], checks: int) -> tuple[list[Cause | None], int]:
+        """The causes of `checks` checks, one after the other, and how many were made; None hangs."""
+        calls = 0
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            nonlocal calls
+            answer = answers[min(calls, len(answers) - 1)]
+            calls += 1
+            if answer is None:
+                await asyncio.sleep(5)
+                return web.Response()
+            return web.Response(status=answer.status, body=answer.body)
+
+        async def main() -> list[Cause | None]:
+            async with serving(handler) as url, calling(url, 0.05) as client:
+                return [(await client.check(b"{}")).cause for _ in range(checks)]
+
+        return asyncio.run(main()), calls
+
+    FAIL_OPEN = json.dumps({"data": {"guardrailsResult": {"Allowed": True, "failOpen": True}}}).encode()
+
+    @pytest.mark.parametrize(
+        "outage",
+        [
+            None,
+            web.Response(status=502),
+            web.Response(status=503),
+            web.Response(status=504),
+            web.Response(status=429),
+            web.Response(body=FAIL_OPEN),
+        ],
+    )
+    def test_after_five_failures_the_service_is_left_alone(self, outage: web.Response | None) -> None:
+        causes, calls = self.causes_of([outage], 9)
+        assert calls == 5
+        assert Cause.BREAKER_OPEN not in causes[:5]
+        assert causes[5:] == [Cause.BREAKER_OPEN] * 4
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            web.Response(status=400),
+            web.Response(status=401),
+            web.Response(status=413),
+            web.Response(status=422),
+            web.Response(status=500),
+            web.Response(status=302),
+            web.Response(body=b"no json"),
+            web.Response(body=BLOCK),
+        ],
+    )
+    def test_what_concerns_one_payload_or_the_settings_does_not_open_it(self, answer: web.Response) -> None:
+        _, calls = self.causes_of([answer], 9)
+        assert calls == 9
+
+    def test_a_verdict_in_between_starts_the_count_anew(self) -> None:
+        bad, good = web.Response(status=503), web.Response(body=ALLOW)
+        _, calls = self.causes_of([bad, bad, bad, bad, good, bad, bad, bad, bad, good], 10)
+        assert calls == 10
+
+    def test_a_call_after_a_second_is_a_probe_and_closes_it_when_it_is_answered(self) -> None:
+        calls = 0
+
+        async def handler(request: web.BaseRequest) -> web.Response:
+            nonlocal calls
+            calls += 1
+            return web.Response(status=503) if calls <= 5 else web.Response(body=ALLOW)
+
+        async def main() -> list[Cause | None]:
+            now = 0.0
+            counters = Counters()
+            async with serving(handler) as url:
+                client = AktoClient(url, "raw-token", 5.0, Breaker(counters, lambda: now))
+                causes = [(await client.check(b"{}")).cause for _ in range(6)]
+                now = 1.5
+                causes += [(await client.check(b"{}")).cause for _ in range(3)]
+                await client.close()
+            assert counters.snapshot() == {"breaker_closed": 1, "breaker_opened": 1}
+            return causes
+
+        assert asyncio.run(main())[5:] == [Cause.BREAKER_OPEN, None, None, None]
+
+    def test_connections_from_before_the_outage_are_not_used_again(self) -> None:
+        """A machine that is gone answers nothing on any of them."""
+        peers: list[object] = []
+        gone = False
+
+        async def handler(request: web.BaseRequest) -> web.Response:
+            assert request.transport is not None
+            peer = request.transport.get_extra_info("peername")
+            if gone and peer in peers:
+                await asyncio.sleep(5)
+            if not gone:
+                peers.append(peer)
+                await asyncio.sleep(0.05)
+            return web.Response(body=ALLOW)
+
+        async def main() -> list[Cause | None]:
+            nonlocal gone
+            now = 0.0
+            async with serving(handler) as url:
+                client = AktoClient(url, "raw-token", 0.3, Breaker(Counters(), lambda: now))
+                await asyncio.gather(*(client.check(b"{}") for _ in range(20)))
+                gone = True
+                await asyncio.gather(*(client.check(b"{}") for _ in range(5)))
+                now = 2.0
+                causes = [(await client.check(b"{}")).cause for _ in range(20)]
+                await client.close()
+            return causes
+
+        assert asyncio.run(main()) == [None] * 20
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "length", "delivery"),
+    [
+        (413, b"", 10, Delivery.UNFIT),
+        (422, b"Unexpected error: null", 10, Delivery.UNFIT),
+        (422, b"Unexpected error: Failed to publish data: Topic not present", 10, Delivery.RETRY),
+        (500, b"", 100_000, Delivery.UNFIT),
+        (500, b"", 1_000, Delivery.RETRY),
+    ],
+)
+def test_a_record_may_be_refused_for_what_is_in_it(status: int, answer: bytes, length: int, delivery: Delivery) -> None:
+    async def main() -> tuple[Delivery, int | None]:
+        async with serving(answering(answer, status)) as url, calling(url) as client:
+            return await client.record(b" " * length)
+
+    assert asyncio.run(main()) == (delivery, status)

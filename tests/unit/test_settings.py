@@ -48,6 +48,13 @@ def test_a_blank_value_means_unset(blank: str) -> None:
         "AKTO_VXLAN_ID",
         "AKTO_CONTEXT_SOURCE",
         "AKTO_API_TOKEN_FILE",
+        "AKTO_CA_BUNDLE",
+        "MAX_CHECKS_AT_ONCE",
+        "MAX_QUEUED_RECORDS",
+        "MAX_QUEUED_BYTES",
+        "SHUTDOWN_FLUSH_SECONDS",
+        "SPOOL_DIR",
+        "MAX_SPOOLED_BYTES",
     )
     assert settings(**dict.fromkeys(names, blank)) == settings()
 
@@ -308,3 +315,25 @@ def test_the_report_numbers_every_problem_and_puts_its_fix_below() -> None:
 
 def test_a_report_of_one_problem_is_in_the_singular() -> None:
     assert "1 problem with" in report((Problem("A is wrong.", "Mend A."),))
+
+
+def test_bounds_of_nothing_are_refused() -> None:
+    names = ("MAX_CHECKS_AT_ONCE", "MAX_QUEUED_RECORDS", "MAX_QUEUED_BYTES", "MAX_SPOOLED_BYTES")
+    assert problems_of(dict.fromkeys(names, "0")) == [f"{name}=0 leaves no room." for name in names]
+    assert len(problems_of(dict.fromkeys(names, "many"))) == 4
+
+
+def test_a_spool_directory_has_to_be_there_and_writable(tmp_path: Path) -> None:
+    assert settings(SPOOL_DIR=str(tmp_path)).spool_directory == str(tmp_path)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing", tmp_path / "file"):
+        (what,) = problems_of({"SPOOL_DIR": str(path)})
+        assert what.startswith(f"SPOOL_DIR names {path}, which is not a directory")
+
+
+def test_a_ca_bundle_has_to_hold_certificates(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    for path in (tmp_path / "missing.pem", tmp_path / "empty.pem"):
+        (what,) = problems_of({"AKTO_CA_BUNDLE": str(path)})
+        assert what.startswith(f"AKTO_CA_BUNDLE names {path}, from which user")
+        assert "None" not in what
