@@ -6,19 +6,24 @@ tags are JSON texts inside.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from akto_guardrails.identity import Identity
+from akto_guardrails.identity import SESSION, Identity
 from akto_guardrails.json_text import json_bytes, json_length, json_text
 
 # The service's limit for one string value (protocol reference, 1.1). The limit for the whole body, 2,097,152
 # characters, is out of reach then: two payloads double when they are escaped, and everything else is kept short.
 LONGEST_STRING: Final = 262_144
+# What is kept of each payload of a record that the service did not take.
+_KEPT_OF_A_REFUSED_PAYLOAD: Final = 4_000
 # What is kept of a payload that is over the limit; JSON escapes can at most double it.
 _KEPT_OF_A_LONG_PAYLOAD: Final = 100_000
+
+RECORD_ID: Final = "x-akto-record-id"
 
 _LONGEST_TAG: Final = 200
 
@@ -62,13 +67,15 @@ def envelope(
     request_payload: str,
     response_payload: str | None = None,
     status: int = 200,
+    record_id: str | None = None,
 ) -> bytes:
-    """One envelope as the body of a POST."""
+    """One envelope as the body of a POST. `record_id` goes into its headers, so that one sent twice can be told."""
     tag = json_text(tags)
+    headers = identity.headers if record_id is None else {**identity.headers, RECORD_ID: record_id}
     return json_bytes(
         {
             "path": identity.route,
-            "requestHeaders": json_text(identity.headers),
+            "requestHeaders": json_text(headers),
             "responseHeaders": _RESPONSE_HEADERS,
             "method": "POST",
             "requestPayload": request_payload,
@@ -93,6 +100,27 @@ def envelope(
             "contextSource": sender.context_source,
         }
     )
+
+
+def cut_record(record: bytes) -> bytes:
+    """A record that the service refused for what is in it, or for its size, with only the beginning of its payloads."""
+    parts = json.loads(record)
+    for name in ("requestPayload", "responsePayload"):
+        payload = parts[name]
+        if payload is not None:
+            parts[name] = payload_of(
+                {"x-akto-truncated": "refused by the service", "beginning": payload[:_KEPT_OF_A_REFUSED_PAYLOAD]}
+            )
+    return json_bytes(parts)
+
+
+def session_of_record(record: bytes) -> str | None:
+    """The session that a record belongs to, None when it has none. Raises ValueError when it is no record."""
+    try:
+        session = json.loads(json.loads(record)["requestHeaders"]).get(SESSION)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a record") from error
+    return session if isinstance(session, str) else None
 
 
 def tags_of(sender: Sender, identity: Identity, *, call_type: str, model: object) -> dict[str, str]:

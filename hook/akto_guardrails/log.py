@@ -5,6 +5,7 @@ Never in a line, at any level: prompts, answers, tool arguments, tokens, header 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
@@ -28,7 +29,10 @@ def set_up_logging() -> None:
 
 
 class RateLimited:
-    """Logs the first of a run of like events at once and then at most one line in 30 s, with the count since."""
+    """Logs the first of a run of like events at once and then at most one line in 30 s, with the count since.
+
+    On an event loop the last count is logged when no further event comes.
+    """
 
     def __init__(self, logger: logging.Logger, level: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
@@ -36,14 +40,37 @@ class RateLimited:
         self._clock = clock
         self._next = float("-inf")
         self._held_back = 0
+        self._last: tuple[str, tuple[object, ...], int] = ("", (), 0)
+        self._timer: asyncio.TimerHandle | None = None
 
-    def log(self, message: str, *arguments: object) -> None:
-        """Logs `message` now or counts it for the next line."""
+    def log(self, message: str, *arguments: object, amount: int = 1) -> None:
+        """Logs `message` now, or counts it, as `amount` events, for the next line."""
         now = self._clock()
         if now < self._next:
-            self._held_back += 1
+            self._held_back += amount
+            self._last = message, arguments, amount
+            self._remember(self._next - now)
             return
+        self._log_now(now, message, arguments)
+
+    def _log_now(self, now: float, message: str, arguments: tuple[object, ...]) -> None:
         suffix = f" ({self._held_back} more like it since the last line)" if self._held_back else ""
         self._logger.log(self._level, message + suffix, *arguments)
         self._next = now + _SUMMARY_SECONDS
         self._held_back = 0
+
+    def _remember(self, seconds: float) -> None:
+        if self._timer is not None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._timer = loop.call_later(seconds, self._log_the_rest)
+
+    def _log_the_rest(self) -> None:
+        self._timer = None
+        if self._held_back:
+            message, arguments, amount = self._last
+            self._held_back -= amount
+            self._log_now(self._clock(), message, arguments)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tool_tags_of
 from akto_guardrails.exchange import Exchange
-from akto_guardrails.identity import Identity
+from akto_guardrails.identity import SESSION, Identity
 from akto_guardrails.journal import Journal
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.settings import Settings
@@ -32,16 +34,8 @@ class Records:
 
     def put(self, exchange: Exchange, answer: object, status: int) -> None:
         """Queues the record of an exchange; `answer` is plain data, None when there was none."""
-        self._recorder.put(
-            envelope(
-                self._sender,
-                exchange.identity,
-                exchange.tags,
-                request_payload=fitted(exchange.request_payload),
-                response_payload=None if answer is None else _answer_payload(exchange, answer),
-                status=status,
-            )
-        )
+        response = None if answer is None else _answer_payload(exchange, answer)
+        self._put(exchange.identity, exchange.tags, fitted(exchange.request_payload), response, status)
 
     def put_tool_calls(self, exchange: Exchange, answer: object) -> None:
         """Queues a record of each tool call in an answer. Never raises."""
@@ -52,6 +46,10 @@ class Records:
                 self._put_tool_call(exchange, call)
         except Exception as error:  # noqa: BLE001 - called by the event loop, which would print the error's text
             self._journal.internal_error(error)
+
+    def start(self) -> None:
+        """Begins to send what earlier workers left."""
+        self._recorder.start()
 
     async def flush(self, seconds: float) -> None:
         """Delivers what is queued, for at most `seconds`."""
@@ -67,15 +65,21 @@ class Records:
             tags = tool_tags_of(exchange.tags, tool=call.name)
         request, answer = payloads_of(call)
         self._counters.add("tool_calls_recorded")
-        self._recorder.put(
-            envelope(
-                self._sender,
-                identity,
-                tags,
-                request_payload=fitted(request),
-                response_payload=None if answer is None else fitted(answer),
-            )
+        self._put(identity, tags, fitted(request), None if answer is None else fitted(answer), 200)
+
+    def _put(
+        self, identity: Identity, tags: Mapping[str, str], request: str, response: str | None, status: int
+    ) -> None:
+        body = envelope(
+            self._sender,
+            identity,
+            tags,
+            request_payload=request,
+            response_payload=response,
+            status=status,
+            record_id=uuid.uuid4().hex,
         )
+        self._recorder.put(body, identity.headers.get(SESSION))
 
 
 def at_mcp_server(identity: Identity, server: str, path: str) -> Identity:

@@ -6,6 +6,7 @@ a config, from whatever source. So a pod whose `command:` skips the entrypoint i
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import sys
@@ -15,7 +16,8 @@ from typing import Any, Final
 from akto_guardrails.asgi import guarded_application
 
 _GUARD_CLASS: Final = "GuardrailsHandler"
-_FLUSH_SECONDS: Final = 5.0
+# For LiteLLM's own log events, from which some records are made.
+_LOG_EVENT_SECONDS: Final = 2.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -44,13 +46,18 @@ def ensure_guarded() -> None:
         # Unset, and known to this release.
         if guard.keep_alive_seconds and getattr(litellm, "sse_keepalive_ping_interval_seconds", 0) is None:
             litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
+        guard.start()
+
+    async def close() -> None:
+        await _finish_log_events()
+        await guard.close()
 
     proxy_logging = proxy_server.proxy_logging_obj
     if not callable(getattr(proxy_logging, "startup_event", None)):
         raise NotGuarded("this LiteLLM release has no ProxyLogging.startup_event: the guard cannot be ensured")
     proxy_logging.startup_event = _preceded_by(before_callbacks_are_used, proxy_logging.startup_event)
     _put_layer_around(proxy_server.app, guard.admits)
-    proxy_server.proxy_shutdown_event = _followed_by_close(guard.close, proxy_server.proxy_shutdown_event)
+    proxy_server.proxy_shutdown_event = _followed_by(close, proxy_server.proxy_shutdown_event)
 
 
 def _put_layer_around(app: Any, admits: Callable[[str], bool]) -> None:
@@ -91,14 +98,24 @@ def _preceded_by(first: Callable[[], None], function: Callable[..., Any]) -> Cal
     return wrapper
 
 
-def _followed_by_close(
-    close: Callable[[float], Awaitable[None]], function: Callable[..., Awaitable[None]]
+async def _finish_log_events() -> None:
+    """Lets LiteLLM's queue of log events run empty: at a stop it would be thrown away (seen on 1.106.2)."""
+    try:
+        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+        await asyncio.wait_for(GLOBAL_LOGGING_WORKER.flush(), _LOG_EVENT_SECONDS)
+    except Exception as error:  # noqa: BLE001 - whatever keeps them back, the records there are have to be delivered
+        _log.warning("LiteLLM's log events were not all finished: %s", type(error).__name__)
+
+
+def _followed_by(
+    last: Callable[[], Awaitable[None]], function: Callable[..., Awaitable[None]]
 ) -> Callable[..., Awaitable[None]]:
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             await function(*args, **kwargs)
         finally:
-            await close(_FLUSH_SECONDS)
+            await last()
 
     return wrapper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 
@@ -43,3 +44,22 @@ def test_lines_of_the_guard_go_to_stderr_once(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("INFO akto-guardrails: GuardrailsHandler initialized")
     assert caplog.records == [], "LiteLLM's own handlers would print it a second time"
+
+
+def test_the_last_count_is_logged_without_a_further_event(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("akto_guardrails.log._SUMMARY_SECONDS", 0.05)
+
+    async def main() -> None:
+        limited = RateLimited(logging.getLogger("test"), logging.WARNING)
+        limited.log("%d dropped", 1)
+        limited.log("%d dropped", 1, amount=1)
+        limited.log("%d dropped", 5, amount=5)
+        await asyncio.sleep(0.2)
+
+    asyncio.run(main())
+    assert [line.getMessage() for line in caplog.records] == [
+        "1 dropped",
+        "5 dropped (1 more like it since the last line)",
+    ]

@@ -45,7 +45,12 @@ class FakeProxy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[object] = []
-        guard = {"close": self.close, "admits": lambda _, family: True, "keep_alive_seconds": None}
+        guard = {
+            "start": lambda _: self.events.append("guard started"),
+            "close": self.close,
+            "admits": lambda _, family: True,
+            "keep_alive_seconds": None,
+        }
         self.guard = type("GuardrailsHandler", (), guard)()
         self.callbacks: list[object] = ["otel"]
         self.server = SimpleNamespace(
@@ -72,8 +77,7 @@ class FakeProxy:
     async def shutdown(self) -> None:
         self.events.append("shutdown")
 
-    async def close(self, seconds: float) -> None:
-        assert seconds > 0
+    async def close(self) -> None:
         self.events.append("guard closed")
 
 
@@ -82,7 +86,7 @@ def test_the_guard_is_in_place_before_litellm_uses_its_callbacks(monkeypatch: py
     ensure_guarded()
     assert proxy.callbacks == ["otel"], "a config that is loaded later may still replace the list"
     assert proxy.server.proxy_logging_obj.startup_event("a", b="c") == "started"
-    assert proxy.events == [("startup", [proxy.guard, "otel"], ("a",), {"b": "c"})]
+    assert proxy.events == ["guard started", ("startup", [proxy.guard, "otel"], ("a",), {"b": "c"})]
 
 
 def test_the_guard_is_closed_after_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
