@@ -38,16 +38,20 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
             await _refuse(request, family, receive, send)
             return
 
-        async def noting_the_status(message: Message) -> None:
+        async def noting_the_answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request.status = message["status"]
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                request.is_answered = True
             await send(message)
 
         try:
-            await inner(scope, receive, noting_the_status)
+            await inner(scope, receive, noting_the_answer)
+        except Exception:
+            request.has_failed = True
+            raise
         finally:
-            for action in request.at_end:
-                action()
+            request.end()
 
     return application
 

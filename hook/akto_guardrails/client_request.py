@@ -18,7 +18,8 @@ class ClientRequest:
 
     `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
     the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
-    `status`: of the answer, once it has begun. `at_end`: called when it has ended.
+    `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application
+    raised an exception.
     """
 
     is_websocket: bool
@@ -29,7 +30,24 @@ class ClientRequest:
     has_guarded_turns: bool = False
     refused: Exception | None = None
     status: int | None = None
-    at_end: list[Callable[[], None]] = field(default_factory=list)
+    is_answered: bool = False
+    has_failed: bool = False
+    has_ended: bool = False
+    _at_end: list[Callable[[], None]] = field(default_factory=list)
+
+    def when_ended(self, action: Callable[[], None]) -> None:
+        """Has `action`, which must not raise, called when the request has ended; at once when it has."""
+        if self.has_ended:
+            action()
+        else:
+            self._at_end.append(action)
+
+    def end(self) -> None:
+        """The application has returned. The actions are let go: a task that lives on may keep the request alive."""
+        self.has_ended = True
+        actions, self._at_end = self._at_end, []
+        for action in actions:
+            action()
 
     @property
     def has_json(self) -> bool:

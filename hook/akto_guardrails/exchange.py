@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from akto_guardrails.checker import Judgement
 
 MOST_OPEN: Final = 20_000
-MOST_BYTES: Final = 256 * 1024 * 1024
+MOST_CHARACTERS: Final = 256 * 1024 * 1024
 
 Key = int | str
 
@@ -82,20 +82,20 @@ def _mark_in(request: Mapping[str, object]) -> int | None:
 
 
 class OpenExchanges:
-    """Open exchanges by their mark, bounded in number and in bytes of their payloads; each is handed out once."""
+    """Open exchanges by their mark, bounded in number and in the characters they hold; each is handed out once."""
 
-    def __init__(self, most: int = MOST_OPEN, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MOST_OPEN, most_characters: int = MOST_CHARACTERS) -> None:
         self._most = most
-        self._most_bytes = most_bytes
+        self._most_characters = most_characters
         self._by_key: dict[Key, Exchange] = {}
-        self._bytes = 0
+        self._characters = 0
 
     def add(self, exchange: Exchange) -> list[Exchange]:
         """Adds `exchange`; gives those that had to make room, the oldest first."""
         displaced = [each for each in (self.take(exchange.key),) if each is not None]
         self._by_key[exchange.key] = exchange
-        self._bytes += len(exchange.request_payload)
-        while len(self._by_key) > self._most or (self._bytes > self._most_bytes and len(self._by_key) > 1):
+        self._characters += _size_of(exchange)
+        while len(self._by_key) > self._most or (self._characters > self._most_characters and len(self._by_key) > 1):
             oldest = self.take(next(iter(self._by_key)))
             if oldest is not None:
                 displaced.append(oldest)
@@ -105,9 +105,23 @@ class OpenExchanges:
         """Removes and gives the exchange with this mark; None when there is none (any more)."""
         exchange = self._by_key.pop(key, None)
         if exchange is not None:
-            self._bytes -= len(exchange.request_payload)
+            self._characters -= _size_of(exchange)
         return exchange
+
+    def take_all(self) -> list[Exchange]:
+        """Removes and gives all exchanges, the oldest first."""
+        exchanges = list(self._by_key.values())
+        self._by_key.clear()
+        self._characters = 0
+        return exchanges
 
     def get(self, key: Key) -> Exchange | None:
         """The exchange with this mark, which stays open."""
         return self._by_key.get(key)
+
+
+def _size_of(exchange: Exchange) -> int:
+    """The characters that `exchange` holds, roughly: its payloads, and the first of them once more as strings seen."""
+    size = 2 * len(exchange.request_payload)
+    is_masked = exchange.sent_payload is not exchange.request_payload
+    return size + len(exchange.sent_payload) if is_masked else size

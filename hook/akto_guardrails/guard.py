@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import orjson
 
 from akto_guardrails.akto import AktoClient
 from akto_guardrails.asgi import UNCHECKED_REFUSED
+from akto_guardrails.awaited import AwaitedAnswers
 from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.client_request import ClientRequest, current_request
 from akto_guardrails.content import Path
@@ -44,6 +46,15 @@ _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applie
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
 _ANSWER_TOO_LARGE: Final = "Answer too large to be checked by Akto Guardrails"
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
+
+CLIENT_LEFT: Final = 499
+# How long after the end of a request its answer may come: LiteLLM logs some only then, and is given 20 seconds for it.
+_LATE_SECONDS: Final = 60.0
+# LiteLLM may make an answer of the Responses API in the background, and serve calls of a session in its first request.
+_BACKGROUND_SECONDS: Final = 600.0
+_BACKGROUND: Final = frozenset({"aresponses", MCP_CALL})
+# Of a client that has gone: LiteLLM cancels most of its calls, and brings at once what came of the others.
+_LEFT_SECONDS: Final = 10.0
 
 # Calls of LiteLLM that carry names and ids, and no text for a model.
 _ADMINISTRATION: Final = frozenset({"_arealtime", "acreate_batch", "acreate_file", "acreate_fine_tuning_job"})
@@ -97,6 +108,7 @@ class Guard:
         self._counters = counters
         self._journal = Journal(settings, counters)
         self._open = OpenExchanges()
+        self._awaited = AwaitedAnswers(self._given_up)
         self._sender = Sender(
             settings.account_id, settings.vxlan_id, settings.context_source, observing=not settings.sync_mode
         )
@@ -179,7 +191,7 @@ class Guard:
             return
         earlier = self._earlier_attempt(subject.content)
         exchange = self._exchange(data, subject, key, call_type, None if earlier is None else earlier.key)
-        exchange = await self._judged(exchange, subject, earlier)
+        exchange = await self._judged_or_left(exchange, subject, earlier)
         if in_batch:
             self._records.put(exchange, None, 200)
             return
@@ -202,7 +214,7 @@ class Guard:
             subject = body_subject({name: value for name, value in event.items() if name not in _EVENT_NAMES})
             if subject is None:
                 return
-            exchange = await self._judged(self._exchange(data, subject, key, call_type, None), subject, None)
+            exchange = await self._judged_or_left(self._exchange(data, subject, key, call_type, None), subject, None)
             event.update(subject.target)
             self._add(exchange, None)
             opened.append(exchange)
@@ -219,10 +231,9 @@ class Guard:
         latest = latest_exchange.get()
         if latest is None:
             exchange = replace(self._exchange(kwargs, subject, key, call_type, None), at_gate=True)
-            exchange = await self._judged(exchange, subject, None)
+            exchange = await self._judged_or_left(exchange, subject, None)
             latest_exchange.set(exchange)
             self._add(exchange, None)
-            request.at_end.append(lambda: self._finished_by_error(exchange.key, request.status))
             return
         unseen = unseen_part(subject.content, latest.seen)
         if unseen:
@@ -251,6 +262,10 @@ class Guard:
             if displaced is not earlier:
                 self._counters.add("exchanges_displaced")
                 self._records.put(displaced, None, 200)
+        request = current_request()
+        # Turns of one connection are many, and are seen to when it is closed.
+        if request is not None and not request.has_guarded_turns:
+            request.when_ended(partial(self._request_ended, request, exchange.key))
 
     def _earlier_attempt(self, content: Mapping[str, object]) -> Exchange | None:
         """The open exchange of this very request when LiteLLM runs its pre-call hooks a second time.
@@ -288,6 +303,15 @@ class Guard:
         own_mark = identity.call_id if passed_through else mark(data, earlier_mark)
         seen = strings_of(subject.content)
         return Exchange(own_mark, identity, tags, call_type, model, payload, payload, seen, bare)
+
+    async def _judged_or_left(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
+        """`_judged`, for an exchange that is not open yet: recorded when the check is cancelled."""
+        try:
+            return await self._judged(exchange, subject, earlier)
+        except asyncio.CancelledError:
+            if exchange.call_type != MCP_LIST:
+                self._records.put(exchange, None, CLIENT_LEFT)
+            raise
 
     async def _judged(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
         """The exchange as it may go on, checked and masked; raises `Refusal` when it may not."""
@@ -404,6 +428,7 @@ class Guard:
 
     def finished_exchange(self, key: Key, answer: object, status: int) -> None:
         """The same for the exchange with this mark."""
+        status = self._awaited.status_of(key, status)
         exchange = self._open.take(key)
         if exchange is None or (exchange.call_type == _FETCHED and _is_still_to_come(answer)):
             return
@@ -415,15 +440,41 @@ class Guard:
         # After this task has handed the answer on: nobody waits for these.
         asyncio.get_running_loop().call_soon(self._records.put_tool_calls, exchange, answer)
 
-    def _finished_by_error(self, key: Key, status: int | None) -> None:
-        """Records an exchange that LiteLLM answered with an error, of which it calls no hook on some routes."""
-        if status is None or status >= 400:
-            status = status or 499
-            self.finished_exchange(key, {"error": {"message": f"answered with HTTP status {status}"}}, status)
+    def _request_ended(self, request: ClientRequest, key: Key) -> None:
+        """Sees to the record of an exchange that no hook has brought the answer to by the end of its request."""
+        exchange = self._open.get(key)
+        if exchange is None:
+            return
+        if request.has_failed and not request.is_answered:
+            self._awaited.add(key, 500, _LEFT_SECONDS)
+        elif request.status in (None, CLIENT_LEFT) or not request.is_answered:
+            self._awaited.add(key, CLIENT_LEFT, _LEFT_SECONDS)
+        elif request.status < 400:
+            seconds = _BACKGROUND_SECONDS if exchange.call_type in _BACKGROUND else _LATE_SECONDS
+            self._awaited.add(key, request.status, seconds)
+        else:
+            # On some routes LiteLLM calls no hook for an error.
+            error = {"error": {"message": f"answered with HTTP status {request.status}"}}
+            self._finished_without_hook(key, error, request.status)
+
+    def _given_up(self, key: Key, status: int) -> None:
+        if self._open.get(key) is not None:
+            self._counters.add("answers_missed")
+            self._finished_without_hook(key, None, status)
+
+    def _finished_without_hook(self, key: Key, answer: object, status: int) -> None:
+        try:
+            self.finished_exchange(key, answer, status)
+        except Exception as error:  # noqa: BLE001 - called by the server or the event loop, which would print its text
+            self.note_internal_error(error)
 
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
         """The exchange that `data` belongs to, if it is not recorded yet."""
         return self._open.get(key_of(data))
+
+    def start(self) -> None:
+        """Begins to send the records that earlier workers left. Must be called on the event loop."""
+        self._records.start()
 
     async def close(self, seconds: float) -> None:
         """Ends background checks and delivers queued records, for at most `seconds`, and logs the counters."""
@@ -432,6 +483,10 @@ class Guard:
             await asyncio.wait(self._background, timeout=seconds / 2)
             for task in self._background:
                 task.cancel()
+        self._awaited.close()
+        for exchange in self._open.take_all():
+            self._counters.add("exchanges_left_open")
+            self._records.put(exchange, None, CLIENT_LEFT)
         await asyncio.sleep(0)  # lets the tool calls of the last answers get into the queue
         await self._records.flush(deadline - asyncio.get_running_loop().time())
         await self._client.close()

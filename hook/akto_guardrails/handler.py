@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
+from contextvars import Context
+from functools import partial
 from typing import Any, Final
 
 from fastapi import HTTPException
@@ -16,17 +19,17 @@ from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import ProxyException
 
-from akto_guardrails.client_request import current_request
+from akto_guardrails.client_request import ClientRequest, current_request
 from akto_guardrails.content import Path, answer_body
-from akto_guardrails.exchange import Key
-from akto_guardrails.guard import Guard, Refusal
+from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal
 from akto_guardrails.identity import KeyHolder
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
 from akto_guardrails.settings import Settings
-from akto_guardrails.socket_guard import GuardedSocket, RefusedTurn
+from akto_guardrails.socket_guard import GuardedSocket
 from akto_guardrails.stream_guard import Window, guarded
 from akto_guardrails.streaming import StreamedAnswer
+from akto_guardrails.turns import Turns
 
 GUARDRAIL_NAME: Final = "akto"
 
@@ -46,8 +49,9 @@ _RESPONSES_SOCKET: Final = "_aresponses_websocket"
 # Routes on which LiteLLM turns only FastAPI's own exception into the right status.
 _PLAIN_ERRORS: Final = frozenset({"asend_message", "call_mcp_tool"})
 
-_CLIENT_LEFT: Final = 499
 _KEEP_ALIVE_SECONDS: Final = 15.0
+# How long LiteLLM may take to end a stream of its own accord when its client has gone.
+_ABANDONED_SECONDS: Final = 2.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class GuardrailsHandler(CustomLogger):
         self._guard = guard
         # Releases before 1.100 do not know the attribute above.
         guard.is_shown_batches = hasattr(CustomLogger, "enforces_request_content")
+        self._flush_seconds = settings.shutdown_flush_seconds
         self._window = Window() if settings.stream_guard == "window" else None
         # Streams that are held back need a sign of life on the wire.
         self.keep_alive_seconds = _KEEP_ALIVE_SECONDS if settings.response_guardrails else None
@@ -108,6 +113,9 @@ class GuardrailsHandler(CustomLogger):
             try:
                 body = answer_body(response)
                 apply_to_answer(response, await self._guard.check_answer(data, body))
+            except asyncio.CancelledError:
+                self._finished(data, response, CLIENT_LEFT)
+                raise
             except Refusal as refusal:
                 raise _for_litellm(refusal) from None
             except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
@@ -122,17 +130,24 @@ class GuardrailsHandler(CustomLogger):
     ) -> AsyncGenerator[object, None]:
         """Passes a streamed answer on, item by item, and records it when it ends, however it ends.
 
-        Where answers are checked, nothing is passed on that Akto has not seen.
+        Where answers are checked, nothing is passed on that Akto has not seen. When the client leaves, the record has
+        what the model has said by then.
         """
         answer = StreamedAnswer()
         status, failure = 200, None
-        items = self._guarded(request_data, response) if self._guard.checks_answers(request_data) else response
+        request, task = current_request(), asyncio.current_task()
+        if request is not None and task is not None:
+            request.when_ended(partial(self._stream_left_behind, request, request_data, task))
+        checked = self._guard.checks_answers(request_data)
+        checking = self._guarded(request_data, response, answer) if checked else None
         try:
-            async for item in items:
+            async for item in response if checking is None else checking:
                 self._collect(answer, item)
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
-            status = _CLIENT_LEFT
+            status = CLIENT_LEFT
+            if checking is not None:
+                await checking.aclose()
             raise
         except Refusal as refusal:
             raise _for_litellm(refusal) from None
@@ -157,6 +172,9 @@ class GuardrailsHandler(CustomLogger):
             body = body_of_result(response_obj, kwargs)
             changes = await self._guard.check_answer(kwargs, body)
             mask_result(response_obj, changes)
+        except asyncio.CancelledError:
+            self._finished(kwargs, body, CLIENT_LEFT)
+            raise
         except Refusal as refusal:
             refuse_result(response_obj, refusal.message)
             return response_obj
@@ -175,7 +193,8 @@ class GuardrailsHandler(CustomLogger):
         traceback_str: str | None = None,
     ) -> None:
         """Records a request whose model call failed. The guard's own refusals come by here too, recorded already."""
-        self._finished(request_data, _error_body(original_exception), _status_of(original_exception))
+        status = _status_of(original_exception)
+        self._finished(request_data, None if status == CLIENT_LEFT else _error_body(original_exception), status)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: object, call_type: object
@@ -192,21 +211,49 @@ class GuardrailsHandler(CustomLogger):
         Not `async_log_success_event`, which a client switches off with `no-log` in its body.
         """
         if self._is_answered_late(kwargs, call_type):
-            self._finished(kwargs, result, 200)
+            request = current_request()
+            finish = partial(self._finished, kwargs, result, 200)
+            if request is None:
+                finish()
+            else:
+                # Only then is it known whether the client was there to the end.
+                request.when_ended(finish)
         return kwargs, result
 
     def admits(self, family: str) -> bool:
         """Whether a request on an unchecked route of `family` may be served."""
         return self._guard.admits(family)
 
-    async def close(self, seconds: float) -> None:
-        """Delivers queued records for at most `seconds` and closes the connections."""
-        await self._guard.close(seconds)
+    def start(self) -> None:
+        """Begins the work of a worker that is about to serve."""
+        self._guard.start()
+
+    async def close(self) -> None:
+        """Delivers queued records, for as long as the settings allow, and closes the connections."""
+        await self._guard.close(self._flush_seconds)
+
+    def _stream_left_behind(
+        self, request: ClientRequest, data: Mapping[str, object], task: asyncio.Task[object]
+    ) -> None:
+        """Ends a stream that is being read by `task` though its request has ended, because the client has gone.
+
+        LiteLLM 1.106.2 forgets such a task where it has sent pings for want of a first item; it would read on.
+        """
+
+        def end() -> None:
+            if self._guard.open_exchange(data) is not None:
+                task.cancel()
+
+        if not request.is_answered and self._guard.open_exchange(data) is not None:
+            asyncio.get_running_loop().call_later(_ABANDONED_SECONDS, end, context=Context())
 
     async def _guarded(
-        self, data: Mapping[str, object], response: AsyncIterator[object]
+        self, data: Mapping[str, object], response: AsyncIterator[object], answer: StreamedAnswer
     ) -> AsyncGenerator[object, None]:
-        """The items of a stream, each once Akto has seen it. Raises `Refusal`."""
+        """The items of a stream, each once Akto has seen it; when nobody wants them, `answer` gets the rest.
+
+        Raises `Refusal`.
+        """
         latest: object = None
 
         async def judge(body: object) -> Mapping[Path, str]:
@@ -214,9 +261,17 @@ class GuardrailsHandler(CustomLogger):
             latest = body
             return await self._guard.check_answer(data, body)
 
+        def collect_rest(items: Iterable[object]) -> None:
+            try:
+                for item in items:
+                    answer.add(item)
+            except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
+                self._guard.note_internal_error(error)
+
         try:
-            async for item in guarded(response, judge, self._window):
-                yield item
+            async with aclosing(guarded(response, judge, self._window, collect_rest)) as items:
+                async for item in items:
+                    yield item
         except UnmappableMask as error:
             raise self._guard.refusal_of_answer_mask(data, latest, error) from None
         except RecursionError:
@@ -226,24 +281,12 @@ class GuardrailsHandler(CustomLogger):
 
     def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
         """Has every message on a WebSocket checked, the first one too, which came before this hook."""
-        open_turn: Key | None = None
-
-        async def check(event: dict[str, Any]) -> None:
-            nonlocal open_turn
-            try:
-                open_turn = await self._guard.check_turn(event, data, key, call_type) or open_turn
-            except Refusal as refusal:
-                raise RefusedTurn(refusal.message) from None
-
-        def answered(event: dict[str, Any] | None) -> None:
-            if open_turn is not None:
-                body, status = (None, _CLIENT_LEFT) if event is None else (event.get("response", event), 200)
-                self._guard.finished_exchange(open_turn, body, 500 if event and event["type"] == "error" else status)
-
-        data["websocket"] = GuardedSocket(data["websocket"], data.pop("first_message", None), check, answered)
+        turns = Turns(self._guard, data, key, call_type)
+        data["websocket"] = GuardedSocket(data["websocket"], data.pop("first_message", None), turns)
         request = current_request()
         if request is not None:
             request.has_guarded_turns = True
+            request.when_ended(turns.end)
 
     def _is_answered_late(self, kwargs: Mapping[str, object], call_type: object) -> bool:
         exchange = self._guard.open_exchange(kwargs)

@@ -6,34 +6,34 @@ LiteLLM 1.106.2 calls its pre-call hook once for a connection, and reads later m
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
-
-_LAST_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete", "error")
+from typing import Any, Protocol
 
 
 class RefusedTurn(Exception):
     """A message must not be read; the text of the exception is for the client."""
 
 
+class Conversation(Protocol):
+    """Who is told about messages and events."""
+
+    async def check(self, event: dict[str, Any]) -> None:
+        """Makes of a message of the client what may be read in its place. Raises `RefusedTurn`."""
+
+    def sent(self, data: str) -> None:
+        """An event goes to the client."""
+
+    def end(self) -> None:
+        """The client has gone."""
+
+
 class GuardedSocket:
-    """Stands in for Starlette's WebSocket: everything but reading and writing text is passed on to it.
+    """Stands in for Starlette's WebSocket: everything but reading and writing text is passed on to it."""
 
-    `check` gets a message and gives what LiteLLM may read in its place; raises `RefusedTurn`. `answered` gets the last
-    event of an answer, or None when the client has gone.
-    """
-
-    def __init__(
-        self,
-        socket: Any,
-        first: str | None,
-        check: Callable[[dict[str, Any]], Awaitable[None]],
-        answered: Callable[[dict[str, Any] | None], None],
-    ) -> None:
+    def __init__(self, socket: Any, first: str | None, conversation: Conversation) -> None:
+        """`first`: a message that was read already."""
         self._socket = socket
         self._first = first
-        self._check = check
-        self._answered = answered
+        self._conversation = conversation
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
@@ -46,7 +46,7 @@ class GuardedSocket:
                 event = json.loads(message)
                 if not isinstance(event, dict):
                     raise RefusedTurn("a message has to be a JSON object")
-                await self._check(event)
+                await self._conversation.check(event)
             except (RefusedTurn, ValueError) as refused:
                 await self._socket.send_text(_error_event(refused))
             else:
@@ -55,10 +55,7 @@ class GuardedSocket:
 
     async def send_text(self, data: str) -> None:
         """Sends one event to the client."""
-        if any(f'"{kind}"' in data for kind in _LAST_EVENTS):
-            event = json.loads(data)
-            if isinstance(event, dict) and event.get("type") in _LAST_EVENTS:
-                self._answered(event)
+        self._conversation.sent(data)
         await self._socket.send_text(data)
 
     async def _next(self) -> str:
@@ -68,7 +65,7 @@ class GuardedSocket:
         try:
             return str(await self._socket.receive_text())
         except BaseException:  # the client has gone or the connection is cancelled: noted, and passed on
-            self._answered(None)
+            self._conversation.end()
             raise
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
+
+import anyio
 
 from akto_guardrails.content import Path
 from akto_guardrails.json_text import common_head
@@ -21,6 +24,8 @@ from akto_guardrails.streaming import StreamedAnswer, assembled, changed_texts
 
 # Gets an answer's body and returns the strings to change by their path in it; raises to block.
 Judge = Callable[[object], Awaitable[Mapping[Path, str]]]
+# Gets the items that came and did not get out.
+Rest = Callable[[Iterable[object]], None]
 
 _MOST_READ_AHEAD: Final = 64
 _LATE: Final = object()
@@ -36,7 +41,9 @@ class Window:
     seconds: float = 1.0  # or unjudged text held for so long triggers one, if that can release any
 
 
-def guarded(items: AsyncIterator[object], judge: Judge, window: Window | None) -> AsyncGenerator[object, None]:
+def guarded(
+    items: AsyncIterator[object], judge: Judge, window: Window | None, rest: Rest = lambda _: None
+) -> AsyncGenerator[object, None]:
     """The items of a streamed answer once `judge` let them pass, as they were or, where it changed text, as copies.
 
     Without a `window` the stream is held to its end and judged once. With one, text comes out in judged windows, each
@@ -44,14 +51,16 @@ def guarded(items: AsyncIterator[object], judge: Judge, window: Window | None) -
     ends, however slow it is. Where masked text stands close to the end of a window more is held.
 
     Raises whatever `judge` raises, `UnmappableMask` when it changes what is no text of the answer, and, after what
-    came until then was judged and released, whatever `items` raises.
+    came until then was judged and released, whatever `items` raises. When nobody wants the items any more, because
+    the generator is cancelled or closed, `rest` gets those that came by then, masked where that is known.
     """
-    return _held(items, judge) if window is None else _windowed(items, judge, window)
+    return _held(items, judge, rest) if window is None else _windowed(items, judge, window, rest)
 
 
-async def _held(items: AsyncIterator[object], judge: Judge) -> AsyncGenerator[object, None]:
+async def _held(items: AsyncIterator[object], judge: Judge, rest: Rest) -> AsyncGenerator[object, None]:
     answer = _Answer(judge, 0)
-    originals: list[object] = []
+    originals: deque[object] = deque()
+    out = originals
     failure: Exception | None = None
     coming = aiter(items)
     try:
@@ -66,19 +75,27 @@ async def _held(items: AsyncIterator[object], judge: Judge) -> AsyncGenerator[ob
             answer.take(item)
             originals.append(item)
         released = await answer.ended()
-        for item in released if answer.is_changed else originals:
-            yield item
+        if answer.is_changed:
+            out = deque(released)
+        while out:
+            yield out.popleft()
         if failure is not None:
             raise failure
+    except (asyncio.CancelledError, GeneratorExit):
+        rest(out)
+        raise
     finally:
         await _close(items)
 
 
-async def _windowed(items: AsyncIterator[object], judge: Judge, window: Window) -> AsyncGenerator[object, None]:
+async def _windowed(
+    items: AsyncIterator[object], judge: Judge, window: Window, rest: Rest
+) -> AsyncGenerator[object, None]:
     answer = _Answer(judge, window.overlap)
     reader = _Reader(items)
     clock = asyncio.get_running_loop().time
     deadline: float | None = None
+    out: deque[object] = deque()
     try:
         while (item := await reader.next(deadline)) is not _END:
             if item is not _LATE:
@@ -87,26 +104,34 @@ async def _windowed(items: AsyncIterator[object], judge: Judge, window: Window) 
             # Where masks keep text from being released, checks get rarer as what is held grows.
             is_full = answer.unjudged >= max(window.characters, answer.judged)
             if is_full or not answer.holds_text or (is_late and answer.could_release()):
-                for each in await answer.checked():
-                    yield each
+                out += await answer.checked()
+                while out:
+                    yield out.popleft()
                 deadline = None
             if is_late or deadline is None:
                 deadline = clock() + window.seconds if answer.unjudged else None
-        for each in await answer.ended():
-            yield each
+        out += await answer.ended()
+        while out:
+            yield out.popleft()
         if reader.failure is not None:
             raise reader.failure
+    except (asyncio.CancelledError, GeneratorExit):
+        rest(chain(out, answer.dropped(), reader.unread))
+        raise
     finally:
-        await reader.close()
-        await _close(items)
+        await _close(items, reader)
 
 
-async def _close(items: AsyncIterator[object]) -> None:
-    aclose = getattr(items, "aclose", None)
-    if aclose is not None:
-        # Must not take the place of what ended the stream.
-        with contextlib.suppress(Exception):
-            await aclose()
+async def _close(items: AsyncIterator[object], reader: _Reader | None = None) -> None:
+    # A server that has lost its client cancels every wait of the task until it has ended.
+    with anyio.CancelScope(shield=True):
+        if reader is not None:
+            await reader.close()
+        aclose = getattr(items, "aclose", None)
+        if aclose is not None:
+            # Must not take the place of what ended the stream.
+            with contextlib.suppress(Exception):
+                await aclose()
 
 
 class _Reader:
@@ -135,6 +160,10 @@ class _Reader:
                 return _LATE
         self._taken.set()
         return self._items.popleft()
+
+    @property
+    def unread(self) -> Iterable[object]:
+        return self._items
 
     async def close(self) -> None:
         self._task.cancel()
@@ -218,6 +247,8 @@ class _Answer:
         self._answer = StreamedAnswer()
         self._held: list[tuple[Unit, list[Piece]]] = []
         self._spans: dict[Path, _Span] = {}
+        # Held text that was judged already and is to be changed, and its new form.
+        self._masked: dict[Path, tuple[str, str]] = {}
         self._sent: dict[Path, _Sent] = {}
         # Strings that stand alone by what became of them, and those of them that were not judged yet.
         self._alone: dict[str, str] = {}
@@ -245,6 +276,14 @@ class _Answer:
         if self.holds_text:
             await self._check()
         return list(self._released(len(self._held)))
+
+    def dropped(self) -> Iterator[object]:
+        """All that is held, when nobody wants it any more: unjudged text as it came."""
+        self._spans = self._spans_of_held()
+        for target, (old, new) in self._masked.items():
+            span = self._spans[target]
+            span.change(span.old[: span.start] + new + span.old[span.start + len(old) :])
+        yield from self._released(len(self._held))
 
     def could_release(self) -> bool:
         """Whether a check would release anything if nobody objected."""
@@ -322,6 +361,11 @@ class _Answer:
             if end > span.start:
                 is_overlap_held = len(span.old) - end >= self._overlap
                 sent.before = "" if is_overlap_held else "".join(sent.parts)[-self._overlap :]
+        self._masked = {
+            target: (span.old[ends[target] :], span.text_of(ends[target], len(span.old)))
+            for target, span in self._spans.items()
+            if span.new is not span.old and ends[target] < len(span.old)
+        }
         self.judged = sum(len(piece.text) for piece in self._deltas())
         self._spans = {}
 

@@ -1,8 +1,9 @@
 """The HTTP surface. Every answer says something back; all requests are kept under `/_mock/requests`.
 
 Paths are matched without their version (`/v1`, `/v1beta`). Words in a request steer the answer: `please fail` gives
-HTTP 500, `rate limit` 429, `call a tool` a tool call, `a long answer` 440,000 characters, `slowly` a pause of a second
-before each part of a stream, `break off` a connection cut in mid-stream.
+HTTP 500, `rate limit` 429, `call a tool` a tool call, `a long answer` 440,000 characters, `after a while` a pause of
+two seconds before anything is answered, `slowly` one of a second before each part of a stream, `break off` a connection
+cut in mid-stream. Of a stream, the number of `parts` sent so far is kept with its request.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ async def _any(request: web.Request) -> web.StreamResponse:
     if request.headers.get("Upgrade", "").lower() == "websocket":
         return await sockets.converse(request, path, request.app[REQUESTS])
     body = await _body(request)
-    _keep(request, body)
+    kept = _keep(request, body)
     asked = json.dumps(body)
+    if "after a while" in asked:
+        await asyncio.sleep(2)
     if "please fail" in asked:
         return _error(500, "the model is out of order")
     if "rate limit" in asked:
@@ -65,7 +68,7 @@ async def _any(request: web.Request) -> web.StreamResponse:
     if path.endswith(":streamGenerateContent") or (isinstance(body, dict) and body.get("stream") in (True, "true")):
         stream = _find(shapes.STREAMS, path)
         if stream is not None:
-            return await _streamed(request, stream(body), asked)
+            return await _streamed(request, stream(body), asked, kept)
     answer = _find(_ANSWERS, path)
     if answer is None:
         return _error(404, f"no such route: {path}")
@@ -76,6 +79,8 @@ async def _any(request: web.Request) -> web.StreamResponse:
 async def _mcp(request: web.Request) -> web.Response:
     message = await request.json()
     _keep(request, message)
+    if "after a while" in json.dumps(message):
+        await asyncio.sleep(2)
     answer = agents.mcp(message, SAID.text)
     return web.Response(status=202) if answer is None else web.json_response(answer)
 
@@ -84,10 +89,10 @@ def _find(table: dict[str, Any], path: str) -> Any:
     return next((value for pattern, value in table.items() if re.fullmatch(pattern, path)), None)
 
 
-def _keep(request: web.Request, body: Any) -> None:
-    request.app[REQUESTS].append(
-        {"method": request.method, "path": request.path, "body": body, "headers": dict(request.headers)}
-    )
+def _keep(request: web.Request, body: Any) -> dict[str, Any]:
+    kept = {"method": request.method, "path": request.path, "body": body, "headers": dict(request.headers)}
+    request.app[REQUESTS].append(kept)
+    return kept
 
 
 async def _body(request: web.Request) -> Any:
@@ -111,7 +116,9 @@ def _error(status: int, message: str) -> web.Response:
     return web.json_response({"error": {"message": message, "type": "server_error", "code": None}}, status=status)
 
 
-async def _streamed(request: web.Request, events: Iterator[bytes], asked: str) -> web.StreamResponse:
+async def _streamed(
+    request: web.Request, events: Iterator[bytes], asked: str, kept: dict[str, Any]
+) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for number, event in enumerate(events):
@@ -122,5 +129,6 @@ async def _streamed(request: web.Request, events: Iterator[bytes], asked: str) -
             request.transport.abort()
             return response
         await response.write(event)
+        kept["parts"] = number + 1
     await response.write_eof()
     return response

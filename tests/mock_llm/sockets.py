@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -21,6 +22,8 @@ async def converse(request: web.Request, path: str, log: list[dict[str, Any]]) -
         event = json.loads(message.data)
         log.append({"method": "WS", "path": request.path, "body": event, "headers": dict(request.headers)})
         for answer in _realtime(event) if path == "realtime" else _turn(event):
+            if "slowly" in message.data:
+                await asyncio.sleep(1)
             await socket.send_json(answer)
     return socket
 
@@ -31,7 +34,7 @@ def _turn(event: dict[str, Any]) -> list[dict[str, Any]]:
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     return [
         {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
-        {"type": "response.output_text.delta", **place, "delta": SAID.text},
+        *({"type": "response.output_text.delta", **place, "delta": word} for word in SAID.words()),
         {"type": "response.completed", "response": whole},
     ]
 

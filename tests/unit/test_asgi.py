@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import MutableMapping
 from typing import Any
@@ -98,6 +99,7 @@ def test_what_there_is_to_know_about_a_request_is_noted_for_the_hooks() -> None:
         headers={"user-agent": "curl/8", "x-name": "caf\xe9"},
         address="203.0.113.7",
         status=200,
+        has_ended=True,
     )
 
 
@@ -116,6 +118,53 @@ def test_the_path_is_noted_without_the_root_path(path: str, root_path: str, expe
     (request,) = served.requests
     assert request is not None
     assert request.path == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "answered"),
+    [
+        ([], None, False),
+        ([{"type": "http.response.start", "status": 200}], 200, False),
+        (
+            [{"type": "http.response.start", "status": 200}, {"type": "http.response.body", "more_body": True}],
+            200,
+            False,
+        ),
+        ([{"type": "http.response.start", "status": 404}, {"type": "http.response.body"}], 404, True),
+    ],
+)
+@pytest.mark.parametrize("failure", [None, asyncio.CancelledError, ValueError])
+def test_at_its_end_it_is_known_what_was_answered(
+    sent: list[dict[str, Any]], status: int | None, answered: bool, failure: type[BaseException] | None
+) -> None:
+    seen: list[tuple[int | None, bool]] = []
+
+    async def inner(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        request = current_request()
+        assert request is not None
+        request.when_ended(lambda: seen.append((request.status, request.is_answered)))
+        for message in sent:
+            await send(message)
+        assert seen == []
+        if failure is not None:
+            raise failure
+
+    served = Served()
+    served.application = guarded_application(inner, served.admits)
+    with contextlib.suppress(ValueError, asyncio.CancelledError):
+        served.serve(http())
+    assert seen == [(status, answered)]
+    assert served.sent == sent
+
+
+def test_what_is_to_be_done_at_its_end_is_done_at_once_when_that_is_over() -> None:
+    served = Served()
+    served.serve(http(), *body({}))
+    (request,) = served.requests
+    assert request is not None
+    done: list[str] = []
+    request.when_ended(lambda: done.append("done"))
+    assert done == ["done"]
 
 
 def test_a_client_without_an_address_does_no_harm() -> None:

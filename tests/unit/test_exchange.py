@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from akto_guardrails.exchange import OpenExchanges, key_of, mark
@@ -93,32 +94,47 @@ class TestOpenExchanges:
         assert open_exchanges.take(3) is third
 
     def test_the_oldest_make_room_when_they_hold_too_much(self) -> None:
-        open_exchanges = OpenExchanges(most_bytes=100)
-        first, second, third = exchange(1, "x" * 40), exchange(2, "x" * 40), exchange(3, "x" * 80)
+        open_exchanges = OpenExchanges(most_characters=100)
+        first, second, third = exchange(1, "x" * 20), exchange(2, "x" * 20), exchange(3, "x" * 40)
         open_exchanges.add(first)
         assert open_exchanges.add(second) == []
         assert open_exchanges.add(third) == [first, second]
 
     def test_they_may_hold_exactly_as_much_as_the_bound(self) -> None:
-        open_exchanges = OpenExchanges(most=2, most_bytes=100)
-        assert open_exchanges.add(exchange(1, "x" * 60)) == []
-        assert open_exchanges.add(exchange(2, "x" * 40)) == []
+        open_exchanges = OpenExchanges(most=2, most_characters=100)
+        assert open_exchanges.add(exchange(1, "x" * 30)) == []
+        assert open_exchanges.add(exchange(2, "x" * 20)) == []
+
+    def test_what_was_masked_counts_besides_its_masked_form(self) -> None:
+        open_exchanges = OpenExchanges(most=3, most_characters=100)
+        masked = replace(exchange(1, "x" * 20), request_payload="y" * 20)
+        assert open_exchanges.add(masked) == []
+        assert open_exchanges.add(exchange(2, "x" * 20)) == []
+        assert open_exchanges.add(exchange(3, "x")) == [masked]
+
+    def test_all_can_be_taken_at_once(self) -> None:
+        open_exchanges = OpenExchanges(most=1, most_characters=100)
+        added = exchange(1, "x" * 50)
+        open_exchanges.add(added)
+        assert open_exchanges.take_all() == [added]
+        assert open_exchanges.take_all() == []
+        assert open_exchanges.add(exchange(2, "x" * 50)) == []
 
     def test_a_single_one_that_holds_too_much_stays(self) -> None:
-        open_exchanges = OpenExchanges(most_bytes=100)
+        open_exchanges = OpenExchanges(most_characters=100)
         large = exchange(1, "x" * 500)
         assert open_exchanges.add(large) == []
         assert open_exchanges.take(1) is large
 
     def test_what_was_taken_makes_room(self) -> None:
-        open_exchanges = OpenExchanges(most=1, most_bytes=100)
+        open_exchanges = OpenExchanges(most=1, most_characters=100)
         for number in range(5):
-            assert open_exchanges.add(exchange(number, "x" * 80)) == []
+            assert open_exchanges.add(exchange(number, "x" * 40)) == []
             assert open_exchanges.take(number) is not None
 
     def test_what_was_displaced_makes_room(self) -> None:
-        open_exchanges = OpenExchanges(most=2, most_bytes=100)
+        open_exchanges = OpenExchanges(most=2, most_characters=100)
         open_exchanges.add(exchange(1, "x" * 10))
         for _ in range(5):
-            assert len(open_exchanges.add(exchange("a", "x" * 80))) <= 1
+            assert len(open_exchanges.add(exchange("a", "x" * 40))) <= 1
         assert open_exchanges.take(1) is not None

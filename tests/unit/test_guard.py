@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
 from typing import Any
 
 import pytest
 
+from akto_guardrails import awaited as awaited_module
 from akto_guardrails import guard as guard_module
 from akto_guardrails.asgi import begin
+from akto_guardrails.client_request import ClientRequest
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import LONGEST_STRING
@@ -64,7 +68,7 @@ class Recorder:
         self.flushed = False
         self.broken: Exception | None = None
 
-    def put(self, record: bytes) -> None:
+    def put(self, record: bytes, session: str | None = None) -> None:
         if self.broken is not None:
             raise self.broken
         self.records.append(json.loads(record))
@@ -95,7 +99,7 @@ class Guarded:
             try:
                 await self.guard.check_request(data, Key() if key is None else key, "acompletion")
             finally:
-                await self.guard.close(5)
+                await background_work()
 
         asyncio.run(main())
 
@@ -112,6 +116,11 @@ class Guarded:
             self.guard.finished(data, answer, status)
 
         asyncio.run(main())
+
+
+async def background_work() -> None:
+    """Waits for the tasks that were started beside this one."""
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
 def content_of(record: dict[str, Any]) -> Any:
@@ -189,7 +198,10 @@ def test_check_and_record_carry_the_same_identity() -> None:
     guarded.check(data, Key(key_alias="key", request_route="/v1/messages"))
     guarded.finish(data)
     (check,), (record,) = guarded.client.checks, guarded.records
-    for name in ("path", "requestHeaders", "tag", "metadata", "ip", "contextSource"):
+    headers = json.loads(record["requestHeaders"])
+    assert headers.pop("x-akto-record-id")
+    assert json.loads(check["requestHeaders"]) == headers
+    for name in ("path", "tag", "metadata", "ip", "contextSource"):
         assert check[name] == record[name]
     assert check["path"] == "/v1/messages"
     assert check["ip"] == "10.1.2.3"
@@ -473,7 +485,7 @@ class TestWatching:
         async def main() -> None:
             await guarded.guard.check_request(chat(), Key(), "acompletion")
             assert guarded.client.checks == []
-            await guarded.guard.close(5)
+            await background_work()
             assert len(guarded.client.checks) == 1
 
         asyncio.run(main())
@@ -559,7 +571,7 @@ class TestSecondAttempt:
                     outcomes.append(None)
                 except Refusal as refusal:
                     outcomes.append(refusal)
-            await guarded.guard.close(5)
+            await background_work()
             return outcomes
 
         return asyncio.run(main())
@@ -719,17 +731,217 @@ def test_closing_does_not_wait_for_a_check_that_hangs() -> None:
 
 def test_closing_delivers_closes_the_connections_and_logs_the_counters(caplog: pytest.LogCaptureFixture) -> None:
     guarded = Guarded()
+    guarded.check(chat())
+    guarded.finish(chat())
     with caplog.at_level(logging.INFO):
-        guarded.check(chat())
+        asyncio.run(guarded.guard.close(5))
     assert guarded.recorder.flushed
     assert guarded.client.closed
     assert 'GuardrailsHandler stopped | {"checks_allow":1}' in caplog.text
 
 
-def came_in(path: str = "/v1/chat/completions", *, kind: str = "http", **entries: Any) -> None:
+def test_closing_records_what_is_open_without_an_answer_and_counts_it() -> None:
+    guarded = Guarded()
+    for text in ("first", "second"):
+        guarded.check(marked(chat(text)))
+    asyncio.run(guarded.guard.close(5))
+    assert [content_of(record)["messages"][0]["content"] for record in guarded.records] == ["first", "second"]
+    assert {(record["status"], record["responsePayload"]) for record in guarded.records} == {("499", None)}
+    assert guarded.counters.snapshot()["exchanges_left_open"] == 2
+
+
+def came_in(path: str = "/v1/chat/completions", *, kind: str = "http", **entries: Any) -> ClientRequest:
     """A request came in: the ASGI layer notes it for the task that runs."""
     scope = {"type": kind, "method": "POST", "path": path, "headers": [], "client": ("203.0.113.7", 1), **entries}
-    begin(scope)
+    return begin(scope)
+
+
+class TestEndOfTheRequest:
+    """What becomes of an exchange that no hook of LiteLLM has brought the answer to when its request ends."""
+
+    @pytest.fixture(autouse=True)
+    def quickly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The answers for clients that have left are waited for for moments only."""
+        monkeypatch.setattr(awaited_module, "_PAUSE", 0.01)
+        monkeypatch.setattr(guard_module, "_LEFT_SECONDS", 0.05)
+
+    @staticmethod
+    def run(
+        guarded: Guarded,
+        seconds: float,
+        *,
+        status: int | None = 200,
+        whole: bool = True,
+        late: object = None,
+        call_type: str = "acompletion",
+    ) -> None:
+        """A checked request that ends like this, and so many seconds after it, or until the `late` answer comes."""
+
+        async def main() -> None:
+            request = came_in()
+            data = marked(chat())
+            await guarded.guard.check_request(data, Key(), call_type)
+            request.status, request.is_answered = status, whole
+            request.end()
+            if late is not None:
+                guarded.guard.finished(data, late, 200)
+            await asyncio.sleep(seconds)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize(
+        ("status", "whole"), [(None, False), (200, False), (499, True)], ids=["none", "cut off", "LiteLLM's 499"]
+    )
+    def test_of_a_client_that_left_it_is_recorded_without_an_answer(self, status: int | None, whole: bool) -> None:
+        guarded = Guarded()
+        self.run(guarded, 0.2, status=status, whole=whole)
+        (record,) = guarded.records
+        assert (record["status"], record["responsePayload"]) == ("499", None)
+        assert guarded.counters.snapshot()["answers_missed"] == 1
+        assert "exchanges_left_open" not in guarded.counters.snapshot()
+
+    def test_what_comes_late_of_an_answer_to_a_client_that_left_is_recorded_as_that(self) -> None:
+        guarded = Guarded()
+        self.run(guarded, 0.2, whole=False, late=ANSWER)
+        (record,) = guarded.records
+        assert record["status"] == "499"
+        assert answer_of(record) == ANSWER
+        assert "answers_missed" not in guarded.counters.snapshot()
+
+    def test_an_answer_that_is_logged_late_is_recorded_as_usual(self) -> None:
+        guarded = Guarded()
+        self.run(guarded, 0, late=ANSWER)
+        (record,) = guarded.records
+        assert record["status"] == "200"
+        assert answer_of(record) == ANSWER
+
+    def test_an_answer_that_was_sent_is_waited_for_longer(self) -> None:
+        guarded = Guarded()
+        self.run(guarded, 0.2)
+        assert guarded.records == []
+
+    def test_an_answer_that_is_sent_and_never_logged_is_given_up_some_day(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(guard_module, "_LATE_SECONDS", 0.05)
+        guarded = Guarded()
+        self.run(guarded, 0.2, status=201)
+        (record,) = guarded.records
+        assert (record["status"], record["responsePayload"]) == ("201", None)
+
+    def test_an_answer_may_be_made_in_the_background(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard_module, "_LATE_SECONDS", 0.05)
+        guarded = Guarded()
+        self.run(guarded, 0.2, call_type="aresponses")
+        assert guarded.records == []
+
+    @pytest.mark.parametrize("status", [400, 503])
+    def test_an_error_is_recorded_at_once(self, status: int) -> None:
+        guarded = Guarded()
+        self.run(guarded, 0, status=status)
+        (record,) = guarded.records
+        assert record["status"] == str(status)
+        assert answer_of(record) == {"error": {"message": f"answered with HTTP status {status}"}}
+
+    def test_what_is_awaited_at_the_stop_is_recorded_with_its_status_and_not_left_open(self) -> None:
+        guarded = Guarded()
+        self.run(guarded, 0)
+        assert guarded.records == []
+        asyncio.run(guarded.guard.close(5))
+        assert [record["status"] for record in guarded.records] == ["200"]
+        assert "exchanges_left_open" not in guarded.counters.snapshot()
+
+    def test_an_exchange_of_a_request_that_has_ended_before_it_is_awaited_too(self) -> None:
+        guarded = Guarded()
+
+        async def main() -> None:
+            request = came_in()
+            request.end()
+            await guarded.guard.check_request(marked(chat()), Key(), "acompletion")
+            await asyncio.sleep(0.2)
+
+        asyncio.run(main())
+        assert [record["status"] for record in guarded.records] == ["499"]
+
+    def test_a_record_that_cannot_be_made_does_not_break_the_end_of_the_request(self) -> None:
+        guarded = Guarded()
+        guarded.recorder.broken = ValueError("broken")
+        self.run(guarded, 0, status=400)
+        assert guarded.counters.snapshot()["unavailable_internal"] == 1
+
+    def test_waiting_keeps_no_request_alive(self) -> None:
+        guarded = Guarded()
+        path = "/of/this/test/alone"
+
+        async def serve() -> None:
+            request = came_in(path)
+            await guarded.guard.check_request(marked(chat()), Key(), "acompletion")
+            request.end()
+
+        async def main() -> None:
+            await asyncio.create_task(serve(), context=Context())
+            await asyncio.sleep(0)
+            gc.collect()
+            assert not any(isinstance(each, ClientRequest) and each.path == path for each in gc.get_objects())
+
+        asyncio.run(main())
+
+
+class TestCancelledChecks:
+    """LiteLLM cancels a request, because its client has left, while Akto is asked about it."""
+
+    @staticmethod
+    def cancel(guarded: Guarded, check: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Cancels `check` while Akto is asked."""
+
+        async def main() -> None:
+            asked = asyncio.Event()
+
+            async def hang(body: bytes, *, of_answer: bool = False) -> Verdict:
+                asked.set()
+                await asyncio.sleep(60)
+                return ALLOW
+
+            guarded.client.check = hang  # type: ignore[method-assign]
+            came_in()
+            task = asyncio.create_task(check())
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await guarded.guard.close(5)
+
+        asyncio.run(main())
+        assert "exchanges_left_open" not in guarded.counters.snapshot()
+        assert "unavailable_internal" not in guarded.counters.snapshot()
+
+    def test_it_is_recorded_once_without_an_answer(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello"))
+        self.cancel(guarded, lambda: guarded.guard.check_request(data, Key(), "acompletion"))
+        guarded.finish(data, {"error": {}}, 499)
+        (record,) = guarded.records
+        assert (record["status"], record["responsePayload"]) == ("499", None)
+        assert content_of(record)["messages"][0]["content"] == "hello"
+
+    def test_at_the_second_gate_too(self) -> None:
+        guarded = Guarded()
+        self.cancel(guarded, lambda: guarded.guard.check_attempt(marked(chat("hello")), "acompletion"))
+        (record,) = guarded.records
+        assert (record["status"], record["responsePayload"]) == ("499", None)
+
+    def test_a_turn_on_a_websocket_too(self) -> None:
+        guarded = Guarded()
+        event = {"type": "response.create", "input": "hello"}
+        self.cancel(guarded, lambda: guarded.guard.check_turn(event, marked({}), Key(), "_aresponses_websocket"))
+        (record,) = guarded.records
+        assert (record["status"], record["responsePayload"]) == ("499", None)
+
+    def test_the_tools_of_a_catalog_are_not_recorded(self) -> None:
+        guarded = Guarded()
+        tool = {"mcp_tool_name": "echo", "mcp_tool_description": "Says it again", "mcp_server_name": "github"}
+        self.cancel(guarded, lambda: guarded.guard.check_request(marked(tool), Key(), "list_mcp_tools"))
+        assert guarded.records == []
 
 
 def no_on(text: str, verdict: Verdict = BLOCK) -> Callable[[dict[str, Any]], Verdict]:
@@ -766,7 +978,7 @@ class TestSecondGate:
             except Refusal as refusal:
                 return refusal
             finally:
-                await guarded.guard.close(5)
+                await background_work()
             return None
 
         return asyncio.run(main())
@@ -1127,7 +1339,7 @@ class TestAnswers:
             await guarded.guard.check_request(data, Key(), call_type)
             guarded.guard.finished(data, self.SAID, 200)
             assert guarded.client.answer_checks == []
-            await guarded.guard.close(5)
+            await background_work()
 
         asyncio.run(main())
         assert len(guarded.client.answer_checks) == checks
@@ -1173,7 +1385,7 @@ class TestToolCalls:
         async def main() -> None:
             await guarded.guard.check_request(data, Key(key_alias="checkout"), call_type)
             guarded.guard.finished(data, answer, 200)
-            await guarded.guard.close(5)
+            await background_work()
 
         asyncio.run(main())
 

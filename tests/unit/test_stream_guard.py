@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from akto_guardrails.content import Path, string_leaves
@@ -582,6 +583,135 @@ def test_when_the_client_leaves_the_stream_is_closed(window: Window | None, how:
             count -= 1
 
     asyncio.run(read())
+
+
+class Left:
+    """A stream that pauses after some items, and a reader who leaves: what it got, and what nobody got."""
+
+    def __init__(self, items: list[Item], window: Window | None, *, ends: bool = False) -> None:
+        self.out: list[Item] = []
+        self.rest: list[Item] = []
+        self.paused = asyncio.Event()
+        self.is_closed = False
+        self._items = items
+        self._window = window
+        self._ends = ends
+
+    async def source(self) -> AsyncIterator[Item]:
+        try:
+            for item in self._items:
+                yield item
+            self.paused.set()
+            if not self._ends:
+                await asyncio.sleep(60)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0)
+            self.is_closed = True
+
+    def closed(self, judge: Any, count: int) -> Left:
+        """Closed by a reader who has got so many items."""
+
+        async def main() -> None:
+            out = guarded(self.source(), judge, self._window, self.rest.extend)
+            self.out += [await anext(out) for _ in range(count)]
+            await out.aclose()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        asyncio.run(main())
+        assert self.is_closed
+        return self
+
+    def cancelled(self, judge: Any, when: asyncio.Event) -> Left:
+        """Cancelled, at every wait from then on, as a server does that has lost its client."""
+
+        async def read() -> None:
+            async for item in guarded(self.source(), judge, self._window, self.rest.extend):
+                self.out.append(item)
+
+        async def main() -> None:
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await when.wait()
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                group.cancel_scope.cancel()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        asyncio.run(main())
+        assert self.is_closed
+        return self
+
+
+class Hanging(Judge):
+    """Never gives the verdict of this number."""
+
+    def __init__(self, number: int = 1) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self._number = number
+
+    async def __call__(self, body: object) -> Mapping[Path, str]:
+        changes = await super().__call__(body)
+        if len(self.bodies) == self._number:
+            self.asked.set()
+            await asyncio.sleep(60)
+        return changes
+
+
+WORDS = [f"word{number} " for number in range(60)]
+
+
+class TestWhatNobodyGets:
+    """When the reader leaves, what came by then and did not get out is handed over, and nothing goes on."""
+
+    @pytest.mark.parametrize("count", [1, 2, 20, 40])
+    def test_of_a_window_that_is_being_released(self, count: int) -> None:
+        left = Left(chat(WORDS), SMALL).closed(Judge(), count)
+        assert len(left.out) == count
+        assert "".join(WORDS).startswith(chat_text(left.out + left.rest))
+        assert len(left.out + left.rest) > 40
+
+    @pytest.mark.parametrize("count", [1, 30])
+    def test_of_a_held_stream_that_is_being_released(self, count: int) -> None:
+        items = chat(WORDS)
+        left = Left(items, BUFFER, ends=True).closed(Judge(), count)
+        assert left.out + left.rest == items
+
+    def test_of_a_held_stream_with_masks(self) -> None:
+        items = chat(["a 1234-", "5678 b", " 1111-2222"])
+        left = Left(items, BUFFER, ends=True).closed(Judge(), 2)
+        assert chat_text(left.out + left.rest) == "a [CARD] b [CARD]"
+        assert len(left.rest) == 3
+
+    @pytest.mark.parametrize("window", [BUFFER, SMALL])
+    def test_of_a_stream_that_pauses(self, window: Window | None) -> None:
+        items = chat(WORDS)
+        source = Left(items, window)
+        left = source.cancelled(Judge(), source.paused)
+        assert chat_text(left.out + left.rest) == "".join(WORDS)
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_while_a_window_is_judged(self, number: int) -> None:
+        judge = Hanging(number)
+        left = Left(chat(WORDS), SMALL).cancelled(judge, judge.asked)
+        assert "".join(WORDS).startswith(chat_text(left.out + left.rest))
+        assert len(judge.bodies) == number
+        judged = judge.bodies[-1]["choices"][0]["message"]["content"]
+        assert judged in chat_text(left.out + left.rest)
+
+    def test_while_a_held_stream_is_judged(self) -> None:
+        items, judge = chat(WORDS), Hanging()
+        left = Left(items, BUFFER, ends=True).cancelled(judge, judge.asked)
+        assert (left.out, left.rest) == ([], items)
+
+    def test_of_judged_text_that_is_still_held_only_the_masked_form(self) -> None:
+        items = chat(["x" * 10] * 9 + ["y 1234-5678", " z 1111-2222"])
+        source = Left(items, Window(characters=100, overlap=12, seconds=60))
+        left = source.cancelled(Judge(), source.paused)
+        assert chat_text(left.out) == "x" * 80
+        # The second one was not judged yet.
+        assert chat_text(left.rest) == "x" * 10 + "y [CARD] z 1111-2222"
 
 
 def test_a_block_closes_the_stream() -> None:
