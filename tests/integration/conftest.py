@@ -82,6 +82,8 @@ def shared_proxy(
             proxy.container.start()
             _used.append(proxy)
             started[settings] = proxy.wait_until_ready("/health/readiness", READY_SECONDS)
+            # Records of an earlier test may have come in the meantime.
+            session_akto.forget_calls()
         elif started[settings] not in _used:
             _used.append(started[settings])
         return started[settings]

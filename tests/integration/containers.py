@@ -14,8 +14,10 @@ import yaml
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-# Runs with labels of their own do not remove each other's containers.
-TEST_LABEL = os.environ.get("GUARDED_TEST_LABEL", "guarded-litellm-test")
+# Runs with labels of their own do not remove each other's containers, nor do the processes of one run.
+TEST_LABEL = "-".join(
+    filter(None, (os.environ.get("GUARDED_TEST_LABEL", "guarded-litellm-test"), os.environ.get("PYTEST_XDIST_WORKER")))
+)
 IMAGE = os.environ.get("GUARDED_IMAGE", "guarded-litellm:latest")
 BASE_IMAGE_LABEL = "org.opencontainers.image.base.name"
 TESTS = Path(__file__).resolve().parents[1]
@@ -139,9 +141,28 @@ class MockAkto(Mock):
         requests.delete(f"{self.url}/_mock/calls", timeout=5)
         self.accept_token(TOKEN)
 
+    def forget_calls(self) -> None:
+        """Forgets what was received; what `answer` set stays."""
+        requests.delete(f"{self.url}/_mock/calls", params={"only": "calls"}, timeout=5)
+
     def answer(self, kind: str, http: Mapping[str, Any]) -> None:
-        """Answers every call of `kind` (check, answer or record) with the `http` part of a fixture from now on."""
+        """Answers every call of `kind` (check, answer or record) with the `http` part of a fixture from now on.
+
+        The mock's `service.py` says what more can be in it.
+        """
         requests.put(f"{self.url}/_mock/answer/{kind}", json=http, timeout=5)
+
+    def answer_normally(self, kind: str) -> None:
+        """Ends what `answer` set."""
+        requests.delete(f"{self.url}/_mock/answer/{kind}", timeout=5)
+
+    def open_port(self, number: int) -> None:
+        """Listens on a further port, too; for other containers only."""
+        requests.put(f"{self.url}/_mock/port/{number}", timeout=5)
+
+    def close_port(self, number: int) -> None:
+        """Refuses connections to the further port from now on, and ends idle ones."""
+        requests.delete(f"{self.url}/_mock/port/{number}", timeout=5)
 
     def accept_token(self, token: str) -> None:
         requests.put(f"{self.url}/_mock/token", json={"token": token}, timeout=5)

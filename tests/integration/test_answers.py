@@ -213,6 +213,7 @@ def test_a_mask_is_applied_to_the_answer_and_to_nothing_else(
     llm.says(text=MASKED)
     unmasked = guarded.post(path, body).json()
     assert without_chance(json.dumps(masked)) == without_chance(json.dumps(unmasked))
+    akto.wait_for("record", 2)
 
 
 @pytest.mark.parametrize("api", [api for api in APIS if api.arguments_of], ids=lambda api: api.name)

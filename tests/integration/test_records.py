@@ -204,7 +204,7 @@ def test_records_that_akto_cannot_take_now_arrive_later(proxy: GuardedProxy, akt
 
 
 def test_a_refused_record_is_not_sent_again(proxy: GuardedProxy, akto: MockAkto) -> None:
-    akto.answer("record", {"status": 422, "body": {"success": False}})
+    akto.answer("record", {"status": 404, "raw_body": "no such place"})
     assert proxy.chat("hello").status_code == 200
     akto.wait_for("record", 1, seconds=3)
     time.sleep(2)

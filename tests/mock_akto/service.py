@@ -1,8 +1,16 @@
 """The service's HTTP surface, a log of all it received, and a control surface below `/_mock`.
 
-Control: `GET|DELETE /_mock/calls`; `PUT|DELETE /_mock/answer/{check|answer|record}` with the `http` part of a fixture
-(status, headers, body or raw_body, delay_ms, drip_ms, connection, times); `PUT /_mock/token` with the one that is
-accepted; `PUT /_mock/summary/{session}` with the summary that bare payloads of the session get.
+Control: `GET|DELETE /_mock/calls` (deleting resets everything but the token, with `?only=calls` the log alone);
+`PUT|DELETE /_mock/answer/{check|answer|record}` with the `http` part of a fixture (status, headers, body or raw_body,
+delay_ms, drip_ms, times, and the `connection` of `wire.break_connection`), with `containing` for those calls only that
+have this text in their body, and with `together` not before so many calls were waiting at the same time;
+`PUT /_mock/token` with the one that is accepted;
+`PUT /_mock/summary/{session}` with the summary that bare payloads of the session get; `PUT|DELETE /_mock/port/{number}`
+to listen on a further port, and to stop that. The `target` of a call is that of its first line, so that a call made
+to this service as to a forward proxy can be told by it.
+
+The check of a request with `zebra-slow` in it takes three seconds, and so does the check of an answer to one with
+`zebra-later`.
 """
 
 from __future__ import annotations
@@ -17,6 +25,11 @@ from aiohttp import web
 
 from mock_akto.limits import Refused, read_envelope
 from mock_akto.policy import Policy, merged, verdict
+from mock_akto.wire import Port, break_connection
+
+LARGEST_CALL = 64 * 1024 * 1024
+_SLOW = {"check": "zebra-slow", "answer": "zebra-later"}
+_SLOW_SECONDS = 3
 
 ERROR_PAGE = "<html><head><title>Error {0}</title></head><body><h2>HTTP ERROR {0}</h2></body></html>"
 
@@ -27,6 +40,7 @@ class State:
     calls: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     token: str = ""
+    ports: dict[int, Port] = field(default_factory=dict)
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -35,7 +49,7 @@ STATE = web.AppKey("state", State)
 
 
 def application() -> web.Application:
-    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app = web.Application(client_max_size=LARGEST_CALL)
     app[STATE] = State(token=os.environ.get("MOCK_AKTO_TOKEN", ""))
     app.router.add_get("/healthCheck", _health)
     app.router.add_get("/api/auth-check", _auth_check)
@@ -47,6 +61,8 @@ def application() -> web.Application:
     app.router.add_delete("/_mock/answer/{kind}", _unset_answer)
     app.router.add_put("/_mock/token", _set_token)
     app.router.add_put("/_mock/summary/{session}", _set_summary)
+    app.router.add_put("/_mock/port/{number}", _open_port)
+    app.router.add_delete("/_mock/port/{number}", _close_port)
     return app
 
 
@@ -80,13 +96,16 @@ async def _handle(request: web.Request, state: State) -> web.StreamResponse:
         "kind": kind,
         "query": dict(request.query),
         "method": request.method,
+        "target": request.raw_path,
         "content_type": request.headers.get("Content-Type", ""),
         "authorization": request.headers.get("Authorization", ""),
         "body": _json_or_none(text),
         "verdict": None,
     }
     state.calls.append(call)
-    scripted = _scripted_answer(state, kind)
+    if _SLOW.get(kind, text + "?") in text:
+        await asyncio.sleep(_SLOW_SECONDS)
+    scripted = _scripted_answer(state, kind, text)
     if scripted is not None:
         return await _play(request, call, scripted)
     return _answer(request, state, call, text)
@@ -123,12 +142,13 @@ def _judge(request: web.Request, policy: Policy, envelope: dict[str, str | None]
 async def _play(request: web.Request, call: dict[str, Any], answer: dict[str, Any]) -> web.StreamResponse:
     if answer.get("delay_ms"):
         await asyncio.sleep(answer["delay_ms"] / 1000)
-    if answer.get("connection") in ("reset", "refused"):
-        call["status"] = None
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
+    while request.app[STATE].most_in_flight < answer.get("together", 0):  # noqa: ASYNC110 - it is asked for in one test
+        await asyncio.sleep(0.05)
     body = answer.get("raw_body", json.dumps(answer.get("body")))
+    if "connection" in answer:
+        call["status"] = None
+        await break_connection(request, answer["connection"], body.encode())
+        return web.Response()
     if answer.get("drip_ms"):
         return await _drip(request, body, answer["drip_ms"] / 1000)
     response = web.Response(status=answer.get("status", 200), body=body.encode())
@@ -146,9 +166,11 @@ async def _drip(request: web.Request, body: str, pause: float) -> web.StreamResp
     return response
 
 
-def _scripted_answer(state: State, kind: str) -> dict[str, Any] | None:
+def _scripted_answer(state: State, kind: str, text: str) -> dict[str, Any] | None:
     answer = state.answers.get(kind)
-    if answer is not None and "times" in answer:
+    if answer is None or answer.get("containing", "") not in text:
+        return None
+    if "times" in answer:
         answer["times"] -= 1
         if answer["times"] <= 0:
             del state.answers[kind]
@@ -199,6 +221,8 @@ async def _calls(request: web.Request) -> web.Response:
 async def _reset(request: web.Request) -> web.Response:
     state = request.app[STATE]
     state.calls.clear()
+    if "only" in request.query:
+        return web.json_response({})
     state.answers.clear()
     state.policy = Policy()
     state.most_in_flight = 0
@@ -223,4 +247,20 @@ async def _set_token(request: web.Request) -> web.Response:
 async def _set_summary(request: web.Request) -> web.Response:
     summary = (await request.json())["summary"]
     request.app[STATE].policy.summaries[request.match_info["session"]] = summary
+    return web.json_response({})
+
+
+async def _open_port(request: web.Request) -> web.Response:
+    state, number = request.app[STATE], int(request.match_info["number"])
+    if number not in state.ports:
+        app = web.Application(client_max_size=LARGEST_CALL)
+        app[STATE] = state
+        app.router.add_route("*", "/api/http-proxy", _http_proxy)
+        state.ports[number] = Port(app, number)
+    await state.ports[number].open()
+    return web.json_response({})
+
+
+async def _close_port(request: web.Request) -> web.Response:
+    await request.app[STATE].ports[int(request.match_info["number"])].close()
     return web.json_response({})

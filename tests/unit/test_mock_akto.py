@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,102 @@ def test_a_number_is_taken_as_a_string() -> None:
 @pytest.mark.parametrize("raw", [b"", b"not json", b"[1]"])
 def test_a_body_that_is_no_object_is_an_error(raw: bytes) -> None:
     assert call(raw=raw)[0] == 500
+
+
+ALLOW = {"success": True, "data": {"guardrailsResult": {"Allowed": True, "Modified": False}}}
+
+
+def what_a_raw_socket_gets(answer: dict[str, Any]) -> tuple[bytes, bool]:
+    """The bytes that come back for a check that is answered with `answer`, and whether a reset ended them."""
+
+    async def main() -> tuple[bytes, bool]:
+        app = application()
+        app[STATE].answers["check"] = answer
+        loop = asyncio.get_running_loop()
+        async with TestServer(app) as server:
+            with socket.create_connection((server.host, server.port)) as connection:
+                connection.setblocking(False)
+                call = f"POST {CHECK} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}"
+                await loop.sock_sendall(connection, call.encode())
+                received = b""
+                try:
+                    while chunk := await asyncio.wait_for(loop.sock_recv(connection, 65536), 10):
+                        received += chunk
+                except ConnectionResetError:
+                    return received, True
+                return received, False
+
+    return asyncio.run(main())
+
+
+def test_a_reset_is_a_reset() -> None:
+    assert what_a_raw_socket_gets({"connection": "reset"}) == (b"", True)
+
+
+def test_a_reset_in_the_headers_comes_after_a_part_of_them() -> None:
+    received, is_reset = what_a_raw_socket_gets({"connection": "reset_in_headers"})
+    assert is_reset
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n") and b"\r\n\r\n" not in received
+
+
+def test_a_reset_in_the_body_comes_after_half_of_it() -> None:
+    received, is_reset = what_a_raw_socket_gets({"connection": "reset_in_body", "body": ALLOW})
+    assert is_reset
+    headers, _, body = received.partition(b"\r\n\r\n")
+    whole = json.dumps(ALLOW).encode()
+    assert b"Content-Length: %d" % len(whole) in headers
+    assert body == whole[: len(whole) // 2]
+
+
+def test_bytes_that_are_no_http_end_in_good_order() -> None:
+    received, is_reset = what_a_raw_socket_gets({"connection": "not_http"})
+    assert received and not received.startswith(b"HTTP") and not is_reset
+
+
+def test_an_answer_for_calls_with_a_text_in_them_is_given_to_no_other() -> None:
+    async def main() -> list[int]:
+        app = application()
+        app[STATE].answers["check"] = {"status": 502, "containing": "this one", "times": 1}
+        async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
+            bodies = [envelope(path=path) for path in ("another", "this one", "this one")]
+            return [(await session.post(CHECK, json=body)).status for body in bodies]
+
+    assert asyncio.run(main()) == [200, 502, 200]
+
+
+def test_an_answer_for_calls_together_waits_until_they_are_together() -> None:
+    async def main() -> list[int]:
+        app = application()
+        app[STATE].answers["check"] = {"status": 200, "together": 2}
+        async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
+            first = asyncio.create_task(session.post(CHECK, json=envelope()))
+            done, _ = await asyncio.wait([first], timeout=0.3)
+            assert not done
+            return [(await session.post(CHECK, json=envelope())).status, (await first).status]
+
+    assert asyncio.run(main()) == [200, 200]
+
+
+def test_a_closed_port_refuses_and_can_be_opened_again() -> None:
+    async def main() -> None:
+        app = application()
+        app[STATE].answers["check"] = {"delay_ms": 300}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            number = free.getsockname()[1]
+        async with TestServer(app) as server, aiohttp.ClientSession() as session:
+            control, url = server.make_url(f"/_mock/port/{number}"), f"http://127.0.0.1:{number}{CHECK}"
+            for calls in (1, 2):
+                await session.put(control)
+                busy = asyncio.create_task(session.post(url, json=envelope(), headers={"Connection": "close"}))
+                idle, _ = await asyncio.open_connection("127.0.0.1", number)
+                while len(app[STATE].calls) < calls:  # noqa: ASYNC110 - the mock has no event for it
+                    await asyncio.sleep(0.01)
+                await session.delete(control)
+                assert await asyncio.wait_for(idle.read(), 10) == b"", "an idle connection outlived the port"
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection("127.0.0.1", number)
+                assert (await busy).status == 200
+            assert [call["target"] for call in app[STATE].calls] == [CHECK] * 2
+
+    asyncio.run(main())
