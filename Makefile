@@ -1,6 +1,8 @@
 # make demo    the whole thing on a machine with nothing but Docker
 # make test    linters, unit tests, and integration tests against the built image
 # make releases    images on older LiteLLM releases, on stand-in bases, and what they must be able to do
+# make bench   what the guard costs, beside the unguarded image (15 minutes; BENCH_QUICK=1: 2 minutes, README as it is)
+# make soak    15 minutes at the machine's capacity with an Akto that comes and goes
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base
 
 IMAGE ?= guarded-litellm:latest
@@ -10,7 +12,7 @@ export STAND_IN KEEP
 SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
 YAML := compose.example.yml tests/demo/config.yaml
 
-.PHONY: help engine image demo test lint unit integration releases clean
+.PHONY: help engine image demo test lint unit integration releases bench soak clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -27,7 +29,7 @@ demo: image
 test: image
 	@tests/venv.sh
 	@$(MAKE) --no-print-directory lint
-	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest $(PYTEST_OPTIONS)
+	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
 
 lint:
 	@tests/venv.sh
@@ -62,5 +64,15 @@ releases: engine
 	        $(PYTEST_OPTIONS) || exit 1; \
 	done
 
+# Not part of `make test`: on a busy machine it measures the machine.
+bench: image
+	@tests/venv.sh
+	PYTHONPATH=tests GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m bench
+
+# Not part of `make test` either: 15 minutes, or SOAK_SECONDS.
+soak: image
+	@tests/venv.sh
+	PYTHONPATH=tests GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m soak
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

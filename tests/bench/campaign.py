@@ -1,0 +1,123 @@
+"""A whole run: starts, warm-up, rounds by turns, and everything about them as one JSON object."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from bench.plan import ASYNC, DEFAULT, SYNC, UNGUARDED, Cell, Plan, rotated, runs_of
+from bench.prompts import SMALL
+from bench.rounds import NotGuarded, Round, play
+from bench.stage import Proxy, Stage, start_times
+from bench.summary import Pair, cell_figures, growth, spread
+
+_WARM_UP_CONNECTIONS: Final = (1, 16, 128)
+_FEWEST_ANSWERS: Final = 4
+_IDLE_SECONDS: Final = 3
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Plays `plan` and gives its figures. Raises `NotGuarded` when the proxies did not do their work."""
+    with tempfile.TemporaryDirectory() as directory, Stage(Path(directory)) as stage:
+        # Made for its owner alone, and LiteLLM's user in the container may be another one.
+        Path(directory).chmod(0o755)
+        if stage.cores.others:
+            os.sched_setaffinity(0, _numbers(stage.cores.others))
+        _say(f"{plan.name} run; {_pinning(stage)}")
+        starts = start_times(stage, plan.starts)
+        proxies = stage.start_all()
+        for proxy in proxies.values():
+            starts["base" if proxy.variant.base else "guarded"].append(proxy.start_seconds)
+        memory = {"fresh": _memory(proxies)}
+        _warm_up(stage, proxies, plan)
+        memory["warm"] = _memory(proxies)
+        idle = _idle_cpu(proxies)
+        pairs = _pairs(stage, proxies, plan)
+        memory["loaded"] = _memory(proxies)
+        return {
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+            "litellm": stage.litellm_release(proxies[UNGUARDED]),
+            "machine": _machine(stage, proxies[UNGUARDED]),
+            "plan": {"name": plan.name, "seconds": plan.seconds, "turns": len(plan.turns)},
+            "cells": cell_figures(pairs),
+            "growth": [growth(pairs, DEFAULT, SYNC), growth(pairs, DEFAULT, ASYNC)],
+            "memory_mib": memory,
+            "idle_cpu_percent": idle,
+            "start_seconds": {kind: spread(seconds) for kind, seconds in starts.items()},
+        }
+
+
+def _pairs(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> list[Pair]:
+    """All rounds. The unguarded ones between two cells count for both."""
+    pairs: list[Pair] = []
+    for turn, cells in enumerate(plan.turns):
+        _say(f"turn {turn + 1} of {len(plan.turns)}")
+        for run_of_cells in runs_of(cells):
+            base = run_of_cells[0].unguarded
+            before = _round(stage, proxies[UNGUARDED], base, plan)
+            for number, cell in enumerate(run_of_cells):
+                names = rotated(cell.variants(), turn + number)
+                rounds = [_round(stage, proxies[name], cell, plan) for name in names]
+                after = _round(stage, proxies[UNGUARDED], base, plan)
+                pairs += [Pair(cell, turn, each, before, after) for each in rounds]
+                before = after
+    return pairs
+
+
+def _round(stage: Stage, proxy: Proxy, cell: Cell, plan: Plan) -> Round:
+    found = play(stage, proxy, cell, plan.lead_of(cell), plan.seconds)
+    if found.answered < _FEWEST_ANSWERS:
+        raise NotGuarded(f"{found.variant}: only {found.answered} answers in a round; this machine is too slow for it")
+    _say(
+        f"  {cell.connections:3} connections, {cell.prompt:>6}, Akto {cell.akto_ms:3} ms: {found.variant:9} "
+        f"{found.throughput:6.1f}/s {found.cpu_ms:6.2f} ms CPU, p50 {found.p50_ms:7.1f} ms, p99 {found.p99_ms:7.1f} ms"
+    )
+    return found
+
+
+def _warm_up(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> None:
+    """LiteLLM's first requests are slow, and its connections are still to be opened."""
+    for connections in _WARM_UP_CONNECTIONS:
+        for proxy in proxies.values():
+            play(stage, proxy, Cell(connections, 0, SMALL), 0, plan.warm_up / len(_WARM_UP_CONNECTIONS))
+
+
+def _memory(proxies: dict[str, Proxy]) -> dict[str, dict[str, float]]:
+    return {name: {kind: round(mib, 1) for kind, mib in proxy.memory_mib().items()} for name, proxy in proxies.items()}
+
+
+def _idle_cpu(proxies: dict[str, Proxy]) -> dict[str, float]:
+    """Hundredths of a core that each proxy uses when nobody asks it anything."""
+    before = {name: proxy.cpu() for name, proxy in proxies.items()}
+    time.sleep(_IDLE_SECONDS)
+    return {name: round((proxy.cpu() - before[name]) / _IDLE_SECONDS * 100, 2) for name, proxy in proxies.items()}
+
+
+def _machine(stage: Stage, proxy: Proxy) -> dict[str, Any]:
+    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": model[1].strip() if model else "unknown",
+        "cores": os.cpu_count(),
+        "pinned": bool(stage.cores.others),
+        "cpu_time_from": proxy.cpu_source,
+    }
+
+
+def _pinning(stage: Stage) -> str:
+    if not stage.cores.others:
+        return "one core for everything: nothing is pinned, and throughput is that of proxy, mocks and load together"
+    return f"proxies pinned to core {stage.cores.proxies}, mocks and load to {stage.cores.others}"
+
+
+def _numbers(cores: str) -> set[int]:
+    first, _, last = cores.partition("-")
+    return set(range(int(first), int(last or first) + 1))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

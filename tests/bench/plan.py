@@ -1,0 +1,119 @@
+"""What is measured: the proxies, the cells of load, and how long each is played."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Final
+
+from bench.prompts import AGENT, LARGE, SMALL
+
+UNGUARDED: Final = "unguarded"
+CONTROL: Final = "control"
+SYNC: Final = "sync"
+ASYNC: Final = "async"
+ANSWERS: Final = "answers"
+BUILT_IN: Final = "built-in"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A proxy. `base`: the image without the guard; `env`: the guard's settings; counts: Akto's calls a request."""
+
+    name: str
+    base: bool = False
+    checks: int = 0
+    answers: int = 0
+    records: int = 0
+    env: tuple[tuple[str, str], ...] = ()
+
+
+# In the order in which they are started: with and without the guard by turns, because the starts are timed.
+VARIANTS: Final = (
+    Variant(UNGUARDED, base=True),
+    Variant(SYNC, checks=1, records=1),
+    # The same as the first, to show how far two proxies of one image are apart.
+    Variant(CONTROL, base=True),
+    Variant(ASYNC, checks=1, records=1, env=(("SYNC_MODE", "false"),)),
+    Variant(BUILT_IN, base=True, checks=1, records=1),
+    Variant(ANSWERS, checks=1, answers=1, records=1, env=(("RESPONSE_GUARDRAILS", "true"),)),
+)
+GUARDED: Final = (SYNC, ASYNC, ANSWERS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of load."""
+
+    connections: int
+    akto_ms: int
+    prompt: str = SMALL
+
+    @property
+    def unguarded(self) -> Cell:
+        """The same without Akto's latency, which makes no difference to a proxy that does not ask it."""
+        return replace(self, akto_ms=0)
+
+    def variants(self) -> tuple[str, ...]:
+        """The proxies that play this cell, besides the unguarded one."""
+        return (*GUARDED, CONTROL, BUILT_IN) if self == DEFAULT else GUARDED
+
+
+DEFAULT: Final = Cell(16, 20)
+LARGE_PROMPT: Final = Cell(16, 0, LARGE)
+AGENT_PROMPT: Final = Cell(16, 0, AGENT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`turns`: the cells of each turn, in their order. A round has a lead to get going and `seconds` that are measured.
+
+    `warm_up`: seconds for each proxy. `starts`: further starts of an unguarded and a guarded proxy by turns.
+    """
+
+    name: str
+    turns: tuple[tuple[Cell, ...], ...]
+    lead: float
+    seconds: float
+    warm_up: float
+    starts: int
+
+    def lead_of(self, cell: Cell) -> float:
+        """Long enough for each connection to be answered once, at the hundred requests a second of a slow core."""
+        return self.lead + cell.connections / 100
+
+
+def _cells(connections: int) -> tuple[Cell, ...]:
+    return tuple(Cell(connections, akto_ms) for akto_ms in (0, 20, 200))
+
+
+# The default cell comes three times in a turn, first and last of all: the run begins and ends with it. Rounds with 128
+# connections take long, and are left out every second time.
+_TURN: Final = (DEFAULT, *_cells(1), *_cells(16), LARGE_PROMPT, AGENT_PROMPT)
+FULL: Final = Plan(
+    "full",
+    turns=((*_TURN, *_cells(128), DEFAULT), (*_TURN, DEFAULT)) * 2,
+    lead=0.3,
+    seconds=2.0,
+    warm_up=6,
+    starts=3,
+)
+QUICK: Final = Plan(
+    "quick",
+    turns=((DEFAULT, Cell(1, 0), Cell(1, 20), LARGE_PROMPT, AGENT_PROMPT, DEFAULT),),
+    lead=0.2,
+    seconds=1.0,
+    warm_up=3,
+    starts=0,
+)
+
+
+def runs_of(cells: tuple[Cell, ...]) -> list[tuple[Cell, ...]]:
+    """`cells` in runs for which the unguarded proxy gets the same load, so that neighbours share its rounds."""
+    return [tuple(run) for _, run in groupby(cells, key=lambda cell: cell.unguarded)]
+
+
+def rotated(names: tuple[str, ...], turn: int) -> tuple[str, ...]:
+    """`names` beginning with another one each turn."""
+    start = turn % len(names)
+    return names[start:] + names[:start]

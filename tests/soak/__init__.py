@@ -1,0 +1,1 @@
+"""A long run at the machine's capacity with an Akto that comes and goes."""
