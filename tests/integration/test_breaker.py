@@ -82,3 +82,4 @@ def test_payloads_that_akto_refuses_one_by_one_do_not_stop_it_from_being_asked(
         akto.answer_normally("check")
         assert proxy.chat("zebra-block").status_code == 403
     assert len(akto.calls("check")) == 16
+    akto.wait_for("record", 16)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from certificate import self_signed
 from mock_akto.service import application
 
 
@@ -18,6 +17,9 @@ async def serve(port: int, tls_directory: str | None) -> None:
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
     if tls_directory:
+        # Only the tests have both mocks beside each other; the demo, which needs no certificate, does not.
+        from mock_llm.certificate import self_signed
+
         context = self_signed("mock-akto-tls", Path(tls_directory) / "akto.pem")
         await web.TCPSite(runner, port=8443, ssl_context=context).start()
     await asyncio.Event().wait()

@@ -9,7 +9,7 @@ import sys
 
 from aiohttp import web
 
-from certificate import self_signed
+from mock_llm.certificate import self_signed
 from mock_llm.service import application
 
 
