@@ -138,6 +138,10 @@ class MockAkto(Mock):
         return self.wait_until_ready("/healthCheck")
 
     def reset(self) -> None:
+        # The last test may not have waited for its records, which would come in the next one.
+        deadline = time.monotonic() + 1
+        while len(self.calls("record")) < len(self.calls("check")) and time.monotonic() < deadline:
+            time.sleep(0.05)
         requests.delete(f"{self.url}/_mock/calls", timeout=5)
         self.accept_token(TOKEN)
 
