@@ -47,7 +47,7 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
 
         try:
             await inner(scope, receive, noting_the_answer)
-        except Exception:
+        except Exception:  # not handled here: noted for the record, and passed on
             request.has_failed = True
             raise
         finally:
