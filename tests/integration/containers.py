@@ -220,7 +220,10 @@ class MockLlm(Mock):
 
 
 class GuardedProxy(Service):
-    """The image under test, with a config directory mounted read-only at /etc/litellm."""
+    """The image under test, with a config directory mounted read-only at /etc/litellm.
+
+    `mounted_at`: another place for it; where it is the path of a YAML file, the config alone is mounted there.
+    """
 
     def __init__(
         self,
@@ -233,6 +236,8 @@ class GuardedProxy(Service):
         command: Sequence[str] | None = ("--config", "/etc/litellm/config.yaml"),
         image: str = IMAGE,
         tmpfs: Sequence[str] = (),
+        mounted_at: str = "/etc/litellm",
+        mode: str = "ro",
         **kwargs: Any,
     ) -> None:
         write_config(directory, proxy_config() if config is None else config, files or {})
@@ -241,7 +246,8 @@ class GuardedProxy(Service):
             container.with_command(list(command))
         for path in tmpfs:
             container.with_tmpfs_mount(path)
-        container.with_network(network).with_volume_mapping(str(directory), "/etc/litellm", "ro")
+        mounted = directory / "config.yaml" if mounted_at.endswith(".yaml") else directory
+        container.with_network(network).with_volume_mapping(str(mounted), mounted_at, mode)
         container.with_envs(**(proxy_environment() | dict(env or {})))
         super().__init__(container, 4000)
 
@@ -310,11 +316,15 @@ def write_config(directory: Path, config: Mapping[str, Any] | str, files: Mappin
 
 
 def run_once(
-    command: Sequence[str] = (), env: Mapping[str, str] | None = None, seconds: float = 60, **kwargs: Any
+    command: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    seconds: float = 60,
+    image: str = IMAGE,
+    **kwargs: Any,
 ) -> tuple[int, str, str]:
     """Runs the image to its end; gives exit status, stdout and stderr. Fails when it is still running by then."""
     container = docker.from_env().containers.create(
-        IMAGE, list(command), environment=dict(env or {}), labels={TEST_LABEL: "1"}, **kwargs
+        image, list(command), environment=dict(env or {}), labels={TEST_LABEL: "1"}, **kwargs
     )
     try:
         container.start()
