@@ -4,16 +4,18 @@
 #   docker run IMAGE [OPTIONS]            start the proxy, guarded
 #   docker run IMAGE litellm [OPTIONS]    the same; so do the words proxy and gateway, and LITELLM_COMPONENT
 #   docker run IMAGE --help | --version   LiteLLM's own; no variable needed
+#   docker run IMAGE doctor [OPTIONS]     look at what a start needs, and start nothing; --json for programs
 #   docker run IMAGE COMMAND [ARGUMENT]   anything else is run as it is
 #
 # Needed:   DATA_INGESTION_SERVICE_URL, AKTO_API_TOKEN; LITELLM_URL for the name of the default collection.
 # Config:   CONFIG_FILE_PATH, else --config FILE, --config=FILE or -c FILE, else one is generated.
 # Secrets:  every variable also as NAME_FILE, the path of a file that holds the value.
-# Exit:     78 when the configuration is wrong, with a message that lists every problem.
+# Exit:     78 when the configuration is wrong, with a message that lists every problem; 1 when Akto cannot be reached
+#           and requests without a verdict are to be refused (STARTUP_PROBE=off starts all the same).
 set -eu
 
-guarded() {
-    PYTHONPATH="/opt/akto/hook.zip:/opt/akto${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m launcher "$@"
+launch() {
+    PYTHONPATH="/opt/akto/hook.zip:/opt/akto${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m "$@"
 }
 
 # The base's entrypoint, for words that only it knows; the newest base has the first one.
@@ -45,7 +47,11 @@ case "${1-}" in
 esac
 
 case "$word" in
-    litellm | proxy | gateway) guarded "$@" ;;
+    litellm | proxy | gateway) launch launcher "$@" ;;
+    doctor)
+        shift
+        launch launcher.doctor "$@"
+        ;;
     backend | ui | migrations | metrics | collector) unguarded "$@" ;;
     *)
         command -v -- "$word" >/dev/null 2>&1 && exec "$@"

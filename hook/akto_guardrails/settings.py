@@ -85,6 +85,7 @@ class Settings:
     shutdown_flush_seconds: float
     spool_directory: str | None
     most_spooled_bytes: int
+    startup_probe: bool
 
     @property
     def fail_closed(self) -> bool:
@@ -95,7 +96,21 @@ class Settings:
 def load_settings(environment: Mapping[str, str]) -> Settings:
     """Settings from `environment`; raises `SettingsError` with every problem found."""
     reader = _Reader(environment)
-    settings = Settings(
+    settings = _read(reader)
+    if reader.problems:
+        raise SettingsError(tuple(reader.problems))
+    return settings
+
+
+def setting_names() -> frozenset[str]:
+    """The names of all variables that are settings, with their `_FILE` twins."""
+    reader = _Reader({})
+    _read(reader)
+    return frozenset(reader.names)
+
+
+def _read(reader: _Reader) -> Settings:
+    return Settings(
         service_url=reader.service_url("DATA_INGESTION_SERVICE_URL"),
         api_token=reader.token("AKTO_API_TOKEN"),
         default_collection=reader.collection("LITELLM_URL", "http://localhost:4000"),
@@ -122,18 +137,17 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         shutdown_flush_seconds=reader.seconds("SHUTDOWN_FLUSH_SECONDS", 10.0),
         spool_directory=reader.spool_directory("SPOOL_DIR"),
         most_spooled_bytes=reader.count("MAX_SPOOLED_BYTES", 256 * 1024 * 1024),
+        startup_probe=reader.boolean("STARTUP_PROBE", default=True),
     )
-    if reader.problems:
-        raise SettingsError(tuple(reader.problems))
-    return settings
 
 
 class _Reader:
-    """Reads one variable after the other and collects what is wrong with them."""
+    """Reads one variable after the other and collects their names and what is wrong with them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self.problems: list[Problem] = []
+        self.names: set[str] = set()
 
     def _wrong(self, what: str, fix: str) -> None:
         self.problems.append(Problem(what, fix))
@@ -143,6 +157,7 @@ class _Reader:
 
         Empty when neither is set, None when the file cannot be read (reported here, so not once more as missing).
         """
+        self.names |= {name, f"{name}_FILE"}
         value = self._environment.get(name, "").strip()
         path = self._environment.get(f"{name}_FILE", "").strip()
         if not path:

@@ -8,12 +8,17 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from akto_guardrails.problem import report
+from akto_guardrails.problem import Problem, report
+from akto_guardrails.settings import Settings
 from launcher.arguments import Arguments, parse
-from launcher.config import CALLBACK, shadows_the_guard, write_private
+from launcher.config import CALLBACK, write_private
+from launcher.notices import notices_of
 from launcher.preflight import NotReady, Plan, check, load_dot_env
+from launcher.probe import Access, ask, problem_of
 
 EX_CONFIG: Final = 78
+# Akto is not there: starting again later may help, which no other configuration does.
+EX_UNREACHABLE: Final = 1
 # The newest base image dispatches component words, the older one takes options only.
 _UNIFIED_ENTRYPOINT: Final = Path("/app/docker-entrypoint.sh")
 _OLDER_ENTRYPOINT: Final = Path("/app/docker/prod_entrypoint.sh")
@@ -22,17 +27,47 @@ _STARTUP_HOOK: Final = "akto_guardrails.worker_startup:ensure_guarded"
 
 
 def main(command_line: Sequence[str]) -> NoReturn:
-    """Checks, injects and replaces this process; exits with 78 and one message when something is wrong."""
+    """Checks, injects and replaces this process.
+
+    Exits with one message when something is wrong: 78 for the configuration, 1 when Akto is not there and must be.
+    """
     arguments = parse(command_line)
     if arguments.asks_for_information:
         hand_over(arguments)
     try:
         load_dot_env()
         plan = check(arguments, os.environ)
+        for notice in notices_of(plan.source):
+            _warn(notice)
+        if plan.settings.startup_probe:
+            _probe(plan.settings)
     except NotReady as error:
         print(report(error.problems), file=sys.stderr)
         sys.exit(EX_CONFIG)
     hand_over(_prepared(plan, arguments, os.environ))
+
+
+def _probe(settings: Settings) -> None:
+    """Asks Akto for its opinion of the token; raises `NotReady` when it has none of it."""
+    answer = ask(settings, os.environ)
+    problem = problem_of(answer, settings)
+    if problem is None:
+        return
+    if answer.access is Access.DENIED:
+        raise NotReady((problem,))
+    if answer.access is Access.UNREACHABLE and settings.sync_mode and settings.fail_closed:
+        print(
+            f"guarded-litellm: not started: {problem.what}\n"
+            "     UNREACHABLE_FALLBACK=fail_closed would refuse every request; STARTUP_PROBE=off starts all the same.\n"
+            f"     {problem.fix}",
+            file=sys.stderr,
+        )
+        sys.exit(EX_UNREACHABLE)
+    _warn(problem)
+
+
+def _warn(problem: Problem) -> None:
+    print(f"guarded-litellm: warning | {problem.what} {problem.fix}", file=sys.stderr)
 
 
 def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str, str]) -> Arguments:
@@ -46,9 +81,6 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
     if plan.config is None:
         _say(plan, f"{plan.without_file}; guarded in each worker")
         return arguments
-    shadow = shadows_the_guard(plan.source)
-    if shadow is not None:
-        print(f"guarded-litellm: {shadow} has the name of the guard's own package and is not used", file=sys.stderr)
     _say(plan, "none given, one was generated" if plan.source.path is None else str(plan.source.path))
     copy = str(write_private(plan.config, plan.source, plan.temporary))
     # The gateway takes no --config, and a component named by the environment no command line.
@@ -61,11 +93,11 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
 
 def _keep_second_layer(environment: MutableMapping[str, str]) -> None:
     """An operator's own PYTHONPATH or startup hooks replace the image's; ours goes back in front."""
-    hook_directory = _HERE / "hook"
+    hook = _HERE / "hook.zip"
     # The directory of the launcher itself is on the path only to start it.
     others = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    others = [path for path in others if Path(path) not in (hook_directory, _HERE)]
-    environment["PYTHONPATH"] = os.pathsep.join([str(hook_directory), *others])
+    others = [path for path in others if Path(path) not in (hook, _HERE)]
+    environment["PYTHONPATH"] = os.pathsep.join([str(hook), *others])
     hooks = [hook.strip() for hook in environment.get("LITELLM_WORKER_STARTUP_HOOKS", "").split(",") if hook.strip()]
     if _STARTUP_HOOK not in hooks:
         environment["LITELLM_WORKER_STARTUP_HOOKS"] = ",".join([_STARTUP_HOOK, *hooks])

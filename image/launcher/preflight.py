@@ -64,10 +64,10 @@ def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:
         settings = load_settings(environment)
     except SettingsError as error:
         problems += error.problems
-    without_file = _reason_without_file(arguments, environment)
+    without_file = reason_without_file(arguments, environment)
     try:
         if without_file is None:
-            source = _source(arguments, environment)
+            source = find_source(arguments, environment)
             config = injected(source)
     except ConfigError as error:
         problems.append(Problem(error.what, error.fix))
@@ -80,7 +80,7 @@ def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:
     return Plan(settings, source, config, without_file, temporary)
 
 
-def _reason_without_file(arguments: Arguments, environment: Mapping[str, str]) -> str | None:
+def reason_without_file(arguments: Arguments, environment: Mapping[str, str]) -> str | None:
     """Why LiteLLM would not read an injected file, or would serve something else if it did; None when it would."""
     bucket = environment.get("LITELLM_CONFIG_BUCKET_NAME")
     if bucket:
@@ -91,8 +91,11 @@ def _reason_without_file(arguments: Arguments, environment: Mapping[str, str]) -
     return None
 
 
-def _source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
-    """The config LiteLLM would load: CONFIG_FILE_PATH before the command line (LiteLLM 1.106.2)."""
+def find_source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
+    """The config LiteLLM would load: CONFIG_FILE_PATH before the command line (LiteLLM 1.106.2).
+
+    Raises `ConfigError`.
+    """
     from_environment = environment.get("CONFIG_FILE_PATH")
     if from_environment:
         if not from_environment.lower().endswith(_YAML):

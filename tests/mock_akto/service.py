@@ -1,9 +1,9 @@
 """The service's HTTP surface, a log of all it received, and a control surface below `/_mock`.
 
 Control: `GET|DELETE /_mock/calls` (deleting resets everything but the token, with `?only=calls` the log alone);
-`PUT|DELETE /_mock/answer/{check|answer|record}` with the `http` part of a fixture (status, headers, body or raw_body,
-delay_ms, drip_ms, times, and the `connection` of `wire.break_connection`), with `containing` for those calls only that
-have this text in their body, and with `together` not before so many calls were waiting at the same time;
+`PUT|DELETE /_mock/answer/{check|answer|record|auth}` with the `http` part of a fixture (status, headers, body or
+raw_body, delay_ms, drip_ms, times, and the `connection` of `wire.break_connection`), with `containing` for those calls
+only that have this text in their body, and with `together` not before so many calls were waiting at the same time;
 `PUT /_mock/token` with the one that is accepted;
 `PUT /_mock/summary/{session}` with the summary that bare payloads of the session get; `PUT|DELETE /_mock/port/{number}`
 to listen on a further port, and to stop that. The `target` of a call is that of its first line, so that a call made
@@ -70,7 +70,10 @@ async def _health(_: web.Request) -> web.Response:
     return web.json_response({"success": True})
 
 
-async def _auth_check(request: web.Request) -> web.Response:
+async def _auth_check(request: web.Request) -> web.StreamResponse:
+    scripted = _scripted_answer(request.app[STATE], "auth", "")
+    if scripted is not None:
+        return await _play(request, {}, scripted)
     return web.json_response({"success": True}) if _authorised(request) else _page(401)
 
 
