@@ -10,7 +10,7 @@ BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
 export STAND_IN KEEP
 
 SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
-YAML := compose.example.yml tests/demo/config.yaml
+YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml tests/demo/config.yaml
 
 .PHONY: help engine image demo test lint unit integration releases bench soak clean
 
