@@ -4,6 +4,7 @@
 # make bench   what the guard costs, beside the unguarded image (15 minutes; BENCH_QUICK=1: 2 minutes, README as it is)
 # make soak    15 minutes at the machine's capacity with an Akto that comes and goes
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base
+# make verify  linters, and the image's structure beside its base's
 
 IMAGE ?= guarded-litellm:latest
 BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
@@ -12,7 +13,7 @@ export STAND_IN KEEP
 SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
 YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml tests/demo/config.yaml
 
-.PHONY: help engine image demo test lint unit integration releases bench soak clean
+.PHONY: help engine image demo test lint verify unit integration releases bench soak clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -41,6 +42,10 @@ lint:
 	.venv/bin/hadolint Dockerfile image/base/Dockerfile
 	.venv/bin/yamllint --strict -d '{extends: default, rules: {document-start: disable, line-length: {max: 120}, comments-indentation: disable}}' $(YAML)
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.example.yml
+
+verify: image lint
+	@.venv/bin/python tests/structure.py "$(IMAGE)" >structure.yaml
+	.venv/bin/container-structure-test test --image "$(IMAGE)" --config structure.yaml
 
 unit:
 	@tests/venv.sh

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
+import yaml
 
 from integration.containers import IMAGE, base_image, run_once
+from structure import structure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +71,36 @@ def test_the_callback_is_importable_from_anywhere() -> None:
         status, out, err = run_once(["python", "-c", script], working_dir=directory)
         assert (status, err) == (0, "")
         assert out.strip() in (ROOT / "pyproject.toml").read_text()
+
+
+def structure_test(wanted: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """What container-structure-test says of the image."""
+    config = directory / "structure.yaml"
+    config.write_text(yaml.safe_dump(wanted))
+    command = [str(Path(sys.executable).with_name("container-structure-test")), "test", "--output", "json"]
+    result = subprocess.run(
+        [*command, "--image", IMAGE, "--config", str(config)], capture_output=True, text=True, check=False
+    )
+    return json.loads(result.stdout)
+
+
+def failed(report: dict[str, Any]) -> list[str]:
+    return [error for result in report["Results"] for error in result.get("Errors", [])]
+
+
+def test_its_structure_is_that_of_the_base_and_the_guard(tmp_path: Path) -> None:
+    report = structure_test(structure(IMAGE), tmp_path)
+    assert failed(report) == []
+    assert report["Pass"] == report["Total"] > 10
+
+
+def test_the_structure_test_notices_what_differs(tmp_path: Path) -> None:
+    wanted = structure(IMAGE) | {"commandTests": []}
+    wanted["metadataTest"]["workdir"] = "/elsewhere"
+    wanted["metadataTest"]["envVars"][0]["value"] += ":/elsewhere"
+    wanted["fileExistenceTests"][0]["permissions"] = "-rwxrwxrwx"
+    report = structure_test(wanted, tmp_path)
+    assert len(failed(report)) == 3, report
 
 
 def test_nothing_is_installed_that_the_base_lacks() -> None:
