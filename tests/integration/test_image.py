@@ -103,6 +103,21 @@ def test_the_structure_test_notices_what_differs(tmp_path: Path) -> None:
     assert len(failed(report)) == 3, report
 
 
+def test_the_clock_shows_utc() -> None:
+    assert run_once(["+%Z"], entrypoint="date") == (0, "UTC\n", "")
+
+
+def test_nobody_can_log_in_with_a_password_from_the_image() -> None:
+    """Neither file has a hash that is not locked, or an empty password, which lets anybody in."""
+    script = "cat /etc/passwd; test ! -e /etc/shadow || cat /etc/shadow"
+    status, listing, err = run_once(["sh", "-c", script], user="0")
+    assert (status, err) == (0, "")
+    passwords = [tuple(line.split(":")[:2]) for line in listing.splitlines()]
+    assert "root" in dict(passwords)
+    usable = [name for name, password in passwords if password not in ("x", "*") and not password.startswith("!")]
+    assert usable == []
+
+
 def test_nothing_is_installed_that_the_base_lacks() -> None:
     listing = "import importlib.metadata as m; print(sorted(d.name for d in m.distributions()))"
     packages = run_once(["python", "-c", listing])
