@@ -5,15 +5,17 @@
 # make soak    15 minutes at the machine's capacity with an Akto that comes and goes
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base
 # make verify  linters, and the image's structure beside its base's
+# make sbom    what the image consists of, as CycloneDX JSON in SBOM=sbom.cdx.json
 
 IMAGE ?= guarded-litellm:latest
 BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
+SBOM ?= sbom.cdx.json
 export STAND_IN KEEP
 
 SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
 YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml tests/demo/config.yaml
 
-.PHONY: help engine image demo test lint verify unit integration releases bench soak clean
+.PHONY: help engine image demo test lint verify sbom unit integration releases bench soak clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,6 +48,12 @@ lint:
 verify: image lint
 	@.venv/bin/python tests/structure.py "$(IMAGE)" >structure.yaml
 	.venv/bin/container-structure-test test --image "$(IMAGE)" --config structure.yaml
+
+# Of the image as it is: building it again here could take a newer base.
+sbom: engine
+	@tests/venv.sh
+	@docker image inspect "$(IMAGE)" >/dev/null 2>&1 || $(MAKE) --no-print-directory image
+	SYFT_CHECK_FOR_APP_UPDATE=false .venv/bin/syft scan --quiet "docker:$(IMAGE)" --output "cyclonedx-json=$(SBOM)"
 
 unit:
 	@tests/venv.sh

@@ -140,6 +140,19 @@ def test_no_certificate_of_the_building_machine_ships() -> None:
     assert run_once(["sh", "-ec", script]) == (0, "", "")
 
 
+def test_the_bill_of_materials_names_what_litellm_consists_of(tmp_path: Path) -> None:
+    written = tmp_path / "sbom.cdx.json"
+    subprocess.run(["make", "sbom", f"IMAGE={IMAGE}", f"SBOM={written}"], cwd=ROOT, check=True)
+    bill = json.loads(written.read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    listed = {part["purl"].partition("?")[0] for part in bill["components"] if "purl" in part}
+    for package in ("litellm", "aiohttp"):
+        script = f"import importlib.metadata as m; print(m.version('{package}'), end='')"
+        status, version, _ = run_once(["python", "-c", script])
+        assert status == 0
+        assert f"pkg:pypi/{package}@{version}" in listed
+
+
 def build(docker_command: str, tag: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [docker_command, "build", "--build-arg", f"BASE_IMAGE={base_image()}", "--tag", tag, str(ROOT)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, check=False)
