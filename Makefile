@@ -3,14 +3,15 @@
 # make releases    images on older LiteLLM releases, on stand-in bases, and what they must be able to do
 # make bench   what the guard costs, beside the unguarded image (15 minutes; BENCH_QUICK=1: 2 minutes, README as it is)
 # make soak    15 minutes at the machine's capacity with an Akto that comes and goes
-# make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base
+# make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base,
+#              RELEASE=1 to refuse a base without a digest, too
 # make verify  linters, and the image's structure beside its base's
 # make sbom    what the image consists of, as CycloneDX JSON in SBOM=sbom.cdx.json
 
 IMAGE ?= guarded-litellm:latest
 BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
 SBOM ?= sbom.cdx.json
-export STAND_IN KEEP
+export STAND_IN KEEP RELEASE
 
 SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
 YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml tests/demo/config.yaml

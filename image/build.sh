@@ -4,7 +4,9 @@
 # usage: image/build.sh [IMAGE [BASE_IMAGE]]
 #
 # The base is pulled, or taken from this machine when it is here already. Where neither works the stand-in base is
-# built and used instead, with a warning that cannot be missed; STAND_IN=never refuses instead (for releases).
+# built and used instead, with a warning that cannot be missed; STAND_IN=never refuses instead.
+#
+# RELEASE=1 is for images that are given to others: the base has to be named by its digest and is never a stand-in.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -12,6 +14,14 @@ image=${1:-guarded-litellm:latest}
 wanted=${2:-docker.litellm.ai/berriai/litellm:main-stable}
 
 say() { printf 'image: %s\n' "$*" >&2; }
+
+if [ -n "${RELEASE:-}" ]; then
+    if ! printf '%s\n' "$wanted" | grep -Eqx '[^@]+@sha256:[0-9a-f]{64}'; then
+        say "a released image needs its base by digest: BASE_IMAGE=name@sha256:..., not $wanted (RELEASE=1)"
+        exit 1
+    fi
+    STAND_IN=never
+fi
 
 base=$wanted
 if docker pull --quiet "$wanted" >/dev/null 2>&1; then
@@ -33,8 +43,12 @@ END
     base=$(image/base/build.sh)
 fi
 
-# A registry's digest where there is one; an image that only exists here has its own id.
-digest=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$base" | sed -n 's/.*@//p' | head -n 1)
+# The digest in the reference, else a registry's where there is one; an image that only exists here has its own id.
+case "$base" in
+    *@sha256:*) digest=${base##*@} ;;
+    *) digest=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$base" |
+        sed -n 's/.*@//p' | head -n 1) ;;
+esac
 [ -n "$digest" ] || digest=$(docker image inspect --format '{{.Id}}' "$base")
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)

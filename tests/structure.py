@@ -44,7 +44,8 @@ def environment(base: dict[str, Any]) -> dict[str, str]:
 
 def labels(base_name: str) -> list[dict[str, Any]]:
     texts = {"title": "guarded-litellm", "licenses": "MIT", "version": version(), "base.name": base_name}
-    patterns = {"base.digest": "^sha256:[0-9a-f]{64}$", "revision": "^([0-9a-f]{40}|unknown)$"}
+    digest = base_name.partition("@")[2] or "sha256:[0-9a-f]{64}"
+    patterns = {"base.digest": f"^{digest}$", "revision": "^([0-9a-f]{40}|unknown)$"}
     return [{"key": LABEL + name, "value": text} for name, text in texts.items()] + [
         {"key": LABEL + name, "value": pattern, "isRegex": True} for name, pattern in patterns.items()
     ]
