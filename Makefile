@@ -13,8 +13,10 @@ BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
 SBOM ?= sbom.cdx.json
 export STAND_IN KEEP RELEASE
 
-SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh tests/*.sh tests/demo/*.sh) .ci/run
-YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml tests/demo/config.yaml
+SHELL_SCRIPTS := entrypoint.sh $(wildcard image/*.sh image/base/*.sh image/base/unified/*.sh tests/*.sh tests/demo/*.sh) .ci/run
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml \
+    tests/demo/config.yaml $(WORKFLOWS)
 
 .PHONY: help engine image demo test lint verify sbom unit integration releases bench soak clean
 
@@ -42,9 +44,10 @@ lint:
 	.venv/bin/mypy
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	.venv/bin/shfmt -i 4 -ci -d $(SHELL_SCRIPTS)
-	.venv/bin/hadolint Dockerfile image/base/Dockerfile
+	.venv/bin/hadolint Dockerfile $(wildcard image/base/Dockerfile image/base/*/Dockerfile)
 	.venv/bin/yamllint --strict -d '{extends: default, rules: {document-start: disable, line-length: {max: 120}, comments-indentation: disable}}' $(YAML)
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.example.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
 
 verify: image lint
 	@.venv/bin/python tests/structure.py "$(IMAGE)" >structure.yaml
