@@ -21,7 +21,7 @@ YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.
 .PHONY: help engine image demo test lint verify sbom unit integration releases bench soak clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n -e '/^$$/q' -e 's/^# //p' Makefile
 
 engine:
 	@image/engine.sh
