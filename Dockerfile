@@ -29,7 +29,7 @@ LABEL org.opencontainers.image.title="guarded-litellm" \
       org.opencontainers.image.base.name="${BASE_NAME}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}"
 
-COPY --from=packed /tmp/hook.zip /opt/akto/hook.zip
+COPY --from=packed --chown=0:0 /tmp/hook.zip /opt/akto/hook.zip
 COPY image/launcher /opt/akto/launcher
 COPY entrypoint.sh /opt/akto/entrypoint.sh
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +75,13 @@ def test_the_callback_is_importable_from_anywhere() -> None:
         assert out.strip() in (ROOT / "pyproject.toml").read_text()
 
 
-def structure_test(wanted: dict[str, Any], directory: Path) -> dict[str, Any]:
+def structure_test(wanted: dict[str, Any], directory: Path, image: str = IMAGE) -> dict[str, Any]:
     """What container-structure-test says of the image."""
     config = directory / "structure.yaml"
     config.write_text(yaml.safe_dump(wanted))
     command = [str(Path(sys.executable).with_name("container-structure-test")), "test", "--output", "json"]
     result = subprocess.run(
-        [*command, "--image", IMAGE, "--config", str(config)], capture_output=True, text=True, check=False
+        [*command, "--image", image, "--config", str(config)], capture_output=True, text=True, check=False
     )
     return json.loads(result.stdout)
 
@@ -101,6 +103,26 @@ def test_the_structure_test_notices_what_differs(tmp_path: Path) -> None:
     wanted["fileExistenceTests"][0]["permissions"] = "-rwxrwxrwx"
     report = structure_test(wanted, tmp_path)
     assert len(failed(report)) == 3, report
+
+
+@pytest.fixture
+def nonroot() -> Iterator[str]:
+    """An image on a base that does not run as root, such as LiteLLM's non-root one."""
+    images = docker.from_env().images
+    base, image = "guarded-litellm-nonroot-test:base", "guarded-litellm-nonroot-test:image"
+    images.build(fileobj=io.BytesIO(f"FROM {base_image()}\nUSER 65534:65534\n".encode()), tag=base)
+    try:
+        subprocess.run([ROOT / "image/build.sh", image, base], env=os.environ | {"RELEASE": ""}, check=True)
+        yield image
+    finally:
+        for tag in (image, base):
+            images.remove(tag, force=True)
+
+
+def test_a_base_with_another_user_keeps_it_and_the_files_stay_roots(nonroot: str, tmp_path: Path) -> None:
+    wanted = structure(nonroot) | {"commandTests": []}
+    assert wanted["metadataTest"]["user"] == "65534:65534"
+    assert failed(structure_test(wanted, tmp_path, nonroot)) == []
 
 
 def test_the_clock_shows_utc() -> None:
