@@ -126,6 +126,11 @@ class AktoClient:
             return Delivery.RETRY, None
         return _delivery(status, answer, len(body)), status
 
+    @property
+    def checks_in_flight(self) -> int:
+        """Checks under way."""
+        return self._checks_in_flight
+
     async def close(self) -> None:
         """Closes the connections."""
         self._retire_session()

@@ -41,6 +41,7 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
         async def noting_the_answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_outcome_header(request)]
             elif message["type"] == "http.response.body" and not message.get("more_body"):
                 request.is_answered = True
             await send(message)
@@ -60,6 +61,11 @@ def begin(scope: MutableMapping[str, Any]) -> ClientRequest:
     """Notes the request in an ASGI scope for the hooks; what they know of an earlier one does not count for it."""
     latest.set(None)
     return note_request(scope)
+
+
+def _outcome_header(request: ClientRequest) -> list[tuple[bytes, bytes]]:
+    """What the client is told about the guard; nothing where there was nothing to check."""
+    return [] if request.outcome is None else [(b"x-akto-guardrails", request.outcome.encode())]
 
 
 async def _read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:
@@ -111,6 +117,6 @@ async def _refuse(request: ClientRequest, family: str, receive: Receive, send: S
         body = {"type": "error", "error": error}
     else:
         body = {"error": {**error, "param": None, "code": "403"}}
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"content-type", b"application/json"), *_outcome_header(request)]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body", "body": orjson.dumps(body)})

@@ -13,6 +13,7 @@ from akto_guardrails.guard import Guard
 from akto_guardrails.handler import GuardrailsHandler
 from akto_guardrails.log import set_up_logging
 from akto_guardrails.recorder import Recorder
+from akto_guardrails.reporter import Reporter
 from akto_guardrails.settings import Settings, load_settings
 from akto_guardrails.spool import Spool
 from akto_guardrails.tls import trusted_by
@@ -33,6 +34,7 @@ def build_handler() -> GuardrailsHandler:
         most_checks=settings.most_checks_at_once,
         tls=trusted_by(settings.ca_bundle, os.environ) if settings.service_url.startswith("https:") else None,
     )
+    counters.add_level("checks_in_flight", lambda: client.checks_in_flight)
     recorder = Recorder(
         client.record,
         counters,
@@ -40,7 +42,8 @@ def build_handler() -> GuardrailsHandler:
         most_bytes=settings.most_queued_bytes,
         spool=_spool(settings),
     )
-    return GuardrailsHandler(Guard(settings, client, recorder, counters), settings)
+    guard = Guard(settings, client, recorder, counters)
+    return GuardrailsHandler(guard, settings, Reporter(counters))
 
 
 def _spool(settings: Settings) -> Spool | None:

@@ -31,6 +31,12 @@ class Breaker:
         self._opened: float | None = None
         self._next_probe = 0.0
         self._not_asked = 0
+        counters.add_level("breaker_open", lambda: int(self.is_open))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether Akto is not asked but for a probe a second."""
+        return self._opened is not None
 
     def admits(self) -> bool:
         """Whether a call may be made now."""

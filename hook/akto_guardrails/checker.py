@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from akto_guardrails.akto import AktoClient
@@ -23,10 +24,14 @@ _WORST_FIRST: Final = (Decision.BLOCK, Decision.UNAVAILABLE, Decision.FLAG, Deci
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`changes`: masked strings by their place in what was checked; none when it may not pass."""
+    """`changes`: masked strings by their place in what was checked; none when it may not pass.
+
+    `seconds`: how long Akto took, all checks together.
+    """
 
     verdict: Verdict
     changes: Mapping[Path, str] = field(default_factory=dict)
+    seconds: float = field(default=0.0, compare=False)
 
 
 class Checker:
@@ -45,7 +50,8 @@ class Checker:
         part, skipped = newest_turn_of(content) if self._newest_turn_only else (content, {})
         judgement = await self._judged(exchange, part, None)
         changes = without_summary(part, judgement.changes) if self._summaries else judgement.changes
-        return Judgement(judgement.verdict, {_moved(path, skipped): text for path, text in changes.items()})
+        moved = {_moved(path, skipped): text for path, text in changes.items()}
+        return replace(judgement, changes=moved)
 
     async def answer(self, exchange: Exchange, body: Mapping[str, Any]) -> Judgement:
         """Checks a model's answer, with the request as its context. Raises `UnmappableMask` and nothing else."""
@@ -54,10 +60,12 @@ class Checker:
     async def _judged(self, exchange: Exchange, content: Mapping[str, Any], request: str | None) -> Judgement:
         """`request`: the request's payload when `content` is an answer."""
         payload = payload_of(content, bare=exchange.bare)
+        began = time.perf_counter()
         if fits(payload):
             verdict = await self._ask(exchange, payload, request)
-            mask = _mask(verdict)
-            return Judgement(verdict, {} if mask is None else masked_strings(content, mask, bare=exchange.bare))
+            seconds, mask = time.perf_counter() - began, _mask(verdict)
+            changes = {} if mask is None else masked_strings(content, mask, bare=exchange.bare)
+            return Judgement(verdict, changes, seconds)
         if json_length(payload) > self._most_characters:
             return Judgement(unavailable(Cause.TOO_LARGE))
         self._counters.add("checks_split")
@@ -70,10 +78,12 @@ class Checker:
         masks = [_mask(each) for each in verdicts]
         # Where the rest may pass without a verdict, the masks there are still count.
         is_masked = verdict.decision is not Decision.BLOCK and any(mask is not None for mask in masks)
-        return Judgement(verdict, changes_of(portions, masks) if is_masked else {})
+        changes = changes_of(portions, masks) if is_masked else {}
+        return Judgement(verdict, changes, time.perf_counter() - began)
 
     async def _ask(self, exchange: Exchange, payload: str, request: str | None) -> Verdict:
         is_answer = request is not None
+        began = time.perf_counter()
         body = envelope(
             self._sender,
             exchange.identity,
@@ -85,7 +95,8 @@ class Checker:
             verdict = await self._client.check(body, of_answer=True) if is_answer else await self._client.check(body)
         except Exception as error:  # noqa: BLE001 - a bug of the client is no verdict; the exchange goes on to its record
             verdict = unavailable(Cause.INTERNAL, type(error).__name__)
-        self._counters.add(f"{'answers' if is_answer else 'checks'}_{verdict.decision.value}")
+        what = "answers" if is_answer else "checks"
+        self._counters.judged(what, verdict.decision.value, exchange.call_type, time.perf_counter() - began)
         return verdict
 
 

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
+
+# What became of a request, as clients are told it; of two the later in this row counts. `observed`: checked beside the
+# request, whatever the verdict (SYNC_MODE=false). `unchecked`: there was no verdict.
+Outcome = Literal["allowed", "observed", "flagged", "masked", "unchecked", "blocked"]
+_OUTCOMES: Final = get_args(Outcome)
 
 
 @dataclass(slots=True)
@@ -19,7 +24,7 @@ class ClientRequest:
     `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
     the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
     `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application
-    raised an exception.
+    raised an exception. `outcome`: what the guard made of it, None when there was nothing to check.
     """
 
     is_websocket: bool
@@ -33,7 +38,13 @@ class ClientRequest:
     is_answered: bool = False
     has_failed: bool = False
     has_ended: bool = False
+    outcome: Outcome | None = None
     _at_end: list[Callable[[], None]] = field(default_factory=list)
+
+    def note(self, outcome: Outcome) -> None:
+        """Notes what became of the request, or of a part of it."""
+        if self.outcome is None or _OUTCOMES.index(outcome) > _OUTCOMES.index(self.outcome):
+            self.outcome = outcome
 
     def when_ended(self, action: Callable[[], None]) -> None:
         """Has `action`, which must not raise, called when the request has ended; at once when it has."""
@@ -65,6 +76,13 @@ _current: Final[ContextVar[ClientRequest | None]] = ContextVar("akto_client_requ
 def current_request() -> ClientRequest | None:
     """The request that the running task belongs to; None outside of one, as in background health checks."""
     return _current.get()
+
+
+def note_outcome(outcome: Outcome) -> None:
+    """Notes what became of the request that is being served, if there is one."""
+    request = _current.get()
+    if request is not None:
+        request.note(outcome)
 
 
 def note_request(scope: Mapping[str, Any]) -> ClientRequest:

@@ -15,7 +15,7 @@ from akto_guardrails.akto import AktoClient
 from akto_guardrails.asgi import UNCHECKED_REFUSED
 from akto_guardrails.awaited import AwaitedAnswers
 from akto_guardrails.checker import Checker, Judgement
-from akto_guardrails.client_request import ClientRequest, current_request
+from akto_guardrails.client_request import ClientRequest, Outcome, current_request, note_outcome
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, mcp_tags_of, payload_of, tags_of
@@ -39,7 +39,7 @@ from akto_guardrails.subject import (
 )
 from akto_guardrails.unchecked import BODY, FILE
 from akto_guardrails.unseen import strings_of, unseen_part
-from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
+from akto_guardrails.verdict import Cause, Decision, unavailable
 
 BLOCKED: Final = "Blocked by Akto Guardrails"
 _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applied"
@@ -89,13 +89,14 @@ _log: Final = logging.getLogger(__name__)
 class Refusal(Exception):
     """The request must not reach the model, or the answer not the client.
 
-    `judged`: Akto's policies said so, not a missing verdict.
+    `judged`: Akto's policies said so, not a missing verdict. `judgement`: what Akto said, where it was asked.
     """
 
     def __init__(self, status: int, message: str, *, judged: bool) -> None:
         self.status = status
         self.message = message
         self.judged = judged
+        self.judgement: Judgement | None = None
         super().__init__(message)
 
 
@@ -121,7 +122,9 @@ class Guard:
     def admits(self, family: str) -> bool:
         """Whether a request on an unchecked route of `family` may be served; says that it came."""
         self._journal.unchecked_route(family)
-        return self._settings.unchecked_routes == "allow"
+        is_admitted = self._settings.unchecked_routes == "allow"
+        note_outcome("unchecked" if is_admitted else "blocked")
+        return is_admitted
 
     async def check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         """Checks a request before its model call, and masks text in `data` where Akto says so.
@@ -164,6 +167,7 @@ class Guard:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of the guard must neither open the gate unseen nor break the proxy
             self._journal.internal_error(error)
+            note_outcome("unchecked")
             if self._settings.sync_mode and self._settings.fail_closed:
                 raise Refusal(503, _UNAVAILABLE, judged=False) from None
 
@@ -316,13 +320,15 @@ class Guard:
     async def _judged(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
         """The exchange as it may go on, checked and masked; raises `Refusal` when it may not."""
         if not self._settings.sync_mode:
+            note_outcome("observed")
             if earlier is None:
                 self._in_background(exchange, self._checker.request(exchange, subject.content))
             return exchange
         judgement = earlier.judgement if earlier is not None else None
         try:
             judgement = judgement or await self._checker.request(exchange, subject.content)
-            refusal = self._refusal_of(judgement.verdict, exchange, _TOO_LARGE)
+            exchange = replace(exchange, judgement=judgement)
+            refusal = self._refusal_of(judgement, exchange, _TOO_LARGE)
             if refusal is not None:
                 self._refuse(exchange, refusal)
             if judgement.changes and exchange.identity.route.startswith(_SIGNED):
@@ -333,30 +339,34 @@ class Guard:
         except UnmappableMask as error:
             self._journal.unmappable(exchange, error)
             self._refuse(exchange, Refusal(403, _blocked_message(_UNMAPPABLE), judged=True))
+        note_outcome(outcome_of(judgement))
         if not judgement.changes:
-            return replace(exchange, judgement=judgement)
-        self._journal.masked(exchange, len(judgement.changes))
+            return exchange
+        self._journal.masked(exchange, judgement)
         content = subject.masked_content()
         payload = payload_of(content, bare=exchange.bare)
-        return replace(exchange, seen=strings_of(content), request_payload=payload, judgement=judgement)
+        return replace(exchange, seen=strings_of(content), request_payload=payload)
 
-    def _refusal_of(self, verdict: Verdict, exchange: Exchange, too_large: str) -> Refusal | None:
-        """What `verdict` asks for; says what is to be said about it."""
+    def _refusal_of(self, judgement: Judgement, exchange: Exchange, too_large: str) -> Refusal | None:
+        """What `judgement` asks for; says what is to be said about it."""
+        verdict = judgement.verdict
         if verdict.cause is not None:
-            self._journal.unavailable(verdict.cause, verdict.reason)
+            self._journal.unavailable(verdict.cause, verdict.reason, exchange)
             if verdict.cause is Cause.TOO_LARGE:
                 return Refusal(413, too_large, judged=False)
             return Refusal(503, _UNAVAILABLE, judged=False) if self._settings.fail_closed else None
         if verdict.decision is Decision.BLOCK:
-            self._journal.violation("blocked", verdict, exchange)
+            self._journal.violation("blocked", exchange, judgement)
             return Refusal(403, _blocked_message(verdict.reason), judged=True)
         if verdict.decision is Decision.FLAG:
-            self._journal.violation("flagged", verdict, exchange)
+            self._journal.violation("flagged", exchange, judgement)
         return None
 
     def _refuse(self, exchange: Exchange, refusal: Refusal, answer: object = None) -> NoReturn:
         """Records the refusal and raises it. `answer`: the answer that was refused, none when the request was."""
         self._record_refusal(exchange, refusal, answer)
+        refusal.judgement = exchange.judgement
+        note_outcome("blocked" if refusal.judged else "unchecked")
         raise refusal
 
     def _record_refusal(self, exchange: Exchange, refusal: Refusal, answer: object = None) -> None:
@@ -387,11 +397,12 @@ class Guard:
             raise self.refusal_of_answer_mask(data, body, error) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
             judgement = Judgement(unavailable(Cause.INTERNAL, type(error).__name__))
-        refusal = self._refusal_of(judgement.verdict, exchange, _ANSWER_TOO_LARGE)
+        refusal = self._refusal_of(judgement, exchange, _ANSWER_TOO_LARGE)
         if refusal is not None:
-            self._refuse(exchange, refusal, body)
+            self._refuse(replace(exchange, judgement=judgement), refusal, body)
+        note_outcome(outcome_of(judgement))
         if judgement.changes:
-            self._journal.masked(exchange, len(judgement.changes))
+            self._journal.masked(exchange, judgement)
         wrapped = 0 if as_object(exchange, body) is body else 1
         return {path[wrapped:]: text for path, text in judgement.changes.items()}
 
@@ -411,16 +422,17 @@ class Guard:
 
     async def _watch(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement]) -> None:
         try:
-            verdict = (await check).verdict
+            judgement = await check
         except UnmappableMask as error:
             self._journal.unmappable(exchange, error)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task; asyncio would print the error's text
             self.note_internal_error(error)
         else:
+            verdict = judgement.verdict
             if verdict.cause is not None:
-                self._journal.unavailable(verdict.cause, verdict.reason)
+                self._journal.unavailable(verdict.cause, verdict.reason, exchange)
             elif verdict.decision is not Decision.ALLOW:
-                self._journal.violation_seen(verdict, exchange)
+                self._journal.violation_seen(exchange, judgement)
 
     def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
@@ -514,6 +526,15 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
 def _is_still_to_come(answer: object) -> bool:
     """Whether `answer` only says that the Responses API is working on one in the background."""
     return isinstance(answer, dict) and answer.get("status") in ("queued", "in_progress") and not answer.get("output")
+
+
+def outcome_of(judgement: Judgement) -> Outcome:
+    """What became of something that may pass."""
+    if judgement.changes:
+        return "masked"
+    if judgement.verdict.cause is not None:
+        return "unchecked"
+    return "flagged" if judgement.verdict.decision is Decision.FLAG else "allowed"
 
 
 def _blocked_message(reason: str) -> str:

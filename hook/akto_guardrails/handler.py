@@ -21,11 +21,15 @@ from litellm.proxy._types import ProxyException
 
 from akto_guardrails.client_request import ClientRequest, current_request
 from akto_guardrails.content import Path, answer_body
-from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal
+from akto_guardrails.exchange import Exchange
+from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal, outcome_of
 from akto_guardrails.identity import KeyHolder
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
+from akto_guardrails.metrics import metrics_of_worker
+from akto_guardrails.reporter import Reporter
 from akto_guardrails.settings import Settings
+from akto_guardrails.shown import ShownByLiteLLM
 from akto_guardrails.socket_guard import GuardedSocket
 from akto_guardrails.stream_guard import Window, guarded
 from akto_guardrails.streaming import StreamedAnswer
@@ -62,9 +66,12 @@ class GuardrailsHandler(CustomLogger):
     # Makes LiteLLM show the records of a batch file and the tools of an MCP catalog to `async_pre_call_hook`.
     enforces_request_content = True
 
-    def __init__(self, guard: Guard, settings: Settings) -> None:
+    def __init__(self, guard: Guard, settings: Settings, reporter: Reporter) -> None:
         super().__init__()
         self._guard = guard
+        self._reporter = reporter
+        self._shown = ShownByLiteLLM(GUARDRAIL_NAME)
+        self._mode = "blocking" if settings.sync_mode else "watching"
         # Releases before 1.100 do not know the attribute above.
         guard.is_shown_batches = hasattr(CustomLogger, "enforces_request_content")
         self._flush_seconds = settings.shutdown_flush_seconds
@@ -86,7 +93,9 @@ class GuardrailsHandler(CustomLogger):
             return
         try:
             await self._guard.check_request(data, user_api_key_dict, call_type)
+            self._show(data, self._guard.open_exchange(data))
         except Refusal as refusal:
+            self._show_refusal(data, refusal)
             if call_type in _PLAIN_ERRORS:
                 raise HTTPException(refusal.status, refusal.message) from None
             if call_type == "aspeech":
@@ -224,13 +233,28 @@ class GuardrailsHandler(CustomLogger):
         """Whether a request on an unchecked route of `family` may be served."""
         return self._guard.admits(family)
 
-    def start(self) -> None:
-        """Begins the work of a worker that is about to serve."""
+    def start(self, *, has_metrics: bool = False) -> None:
+        """Begins the work of a worker that is about to serve; `has_metrics`: LiteLLM serves `/metrics`."""
         self._guard.start()
+        self._reporter.start(metrics_of_worker(self._mode, is_served=has_metrics))
 
     async def close(self) -> None:
         """Delivers queued records, for as long as the settings allow, and closes the connections."""
         await self._guard.close(self._flush_seconds)
+        await self._reporter.stop()
+
+    def _show(self, data: dict[str, Any], exchange: Exchange | None) -> None:
+        """Tells LiteLLM of a request that may pass; nothing where there was nothing to check."""
+        if exchange is None:
+            return
+        self._shown.applied(data)
+        if exchange.judgement is not None:
+            self._shown.judged(data, exchange.judgement, outcome_of(exchange.judgement))
+
+    def _show_refusal(self, data: dict[str, Any], refusal: Refusal) -> None:
+        self._shown.applied(data)
+        if refusal.judgement is not None:
+            self._shown.judged(data, refusal.judgement, "blocked" if refusal.judged else "unchecked")
 
     def _stream_left_behind(
         self, request: ClientRequest, data: Mapping[str, object], task: asyncio.Task[object]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from akto_guardrails.checker import Judgement
 from akto_guardrails.counters import Counters
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.log import RateLimited
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.settings import Settings
-from akto_guardrails.verdict import Cause, Verdict
+from akto_guardrails.verdict import Cause
 
 _ADVICE: Final = {
     Cause.TIMEOUT: "no answer within TIMEOUT",
@@ -44,34 +45,44 @@ class Journal:
         }
         self._unchecked: set[str] = set()
 
-    def unavailable(self, cause: Cause, detail: str = "") -> None:
-        """There is no verdict, because of `cause`."""
+    def unavailable(self, cause: Cause, detail: str = "", exchange: Exchange | None = None) -> None:
+        """There is no verdict, because of `cause`. Of a run of the same the first exchange is named."""
         self._counters.add(f"unavailable_{cause.value}")
         if not self._settings.sync_mode:
             outcome = _NOT_ENFORCED
         else:
             outcome = "refused" if cause is Cause.TOO_LARGE else self._settings.unreachable_fallback
-        self._faults[cause].log(
-            "no verdict from Akto | %s | %s | %s", cause.value, f"{_ADVICE[cause]} {detail}".rstrip(), outcome
-        )
+        advice = f"{_ADVICE[cause]} {detail}".rstrip()
+        about = "-" if exchange is None else _about(exchange)
+        self._faults[cause].log("no verdict from Akto | %s | %s | %s | %s", cause.value, advice, outcome, about)
 
     def internal_error(self, error: BaseException) -> None:
         """A bug of the guard outside a check. The message stays out: it may quote content."""
         self.unavailable(Cause.INTERNAL, type(error).__name__)
 
-    def violation(self, what: str, verdict: Verdict, exchange: Exchange) -> None:
+    def violation(self, what: str, exchange: Exchange, judgement: Judgement) -> None:
         """A policy was violated, and `what` became of it."""
-        details = f"behaviour={verdict.behaviour or '-'} policy={verdict.policy or '-'} rule={verdict.rule or '-'}"
-        _log.warning("%s | %s | %s", what, _about(exchange), details)
+        verdict = judgement.verdict
+        details = {"behaviour": verdict.behaviour, "policy": verdict.policy, "rule": verdict.rule}
+        _log.warning(
+            "%s | %s | %s | %s",
+            what,
+            _about(exchange),
+            _printable(" ".join(f"{name}={text or '-'}" for name, text in details.items())),
+            _took(judgement),
+            extra={"event": what, **_fields(exchange, judgement), **details},
+        )
 
-    def violation_seen(self, verdict: Verdict, exchange: Exchange) -> None:
+    def violation_seen(self, exchange: Exchange, judgement: Judgement) -> None:
         """A policy was violated while nothing is enforced."""
-        self.violation("violation seen, not enforced (SYNC_MODE=false)", verdict, exchange)
+        self.violation("violation seen, not enforced (SYNC_MODE=false)", exchange, judgement)
 
-    def masked(self, exchange: Exchange, strings: int) -> None:
-        """`strings` pieces of text were masked."""
+    def masked(self, exchange: Exchange, judgement: Judgement) -> None:
+        """Pieces of text were masked."""
         self._counters.add("masks_applied")
-        _log.info("masked | %s | strings=%d", _about(exchange), strings)
+        strings = len(judgement.changes)
+        fields = {"event": "masked", "strings": strings, **_fields(exchange, judgement)}
+        _log.info("masked | %s | strings=%d | %s", _about(exchange), strings, _took(judgement), extra=fields)
 
     def unmappable(self, exchange: Exchange, error: Exception) -> None:
         """A mask could not be applied. The text of errors but `UnmappableMask` stays out: it may quote content."""
@@ -89,6 +100,24 @@ class Journal:
 
 def _about(exchange: Exchange) -> str:
     identity = exchange.identity
-    line = f"call_id={identity.call_id} collection={identity.collection} route={identity.route}"
-    # Call id and route are the client's words: they must not be able to forge a line.
+    return _printable(f"call_id={identity.call_id} collection={identity.collection} route={identity.route}")
+
+
+def _printable(line: str) -> str:
+    """Call id and route are the client's words, a policy's name is Akto's: none of them may be able to forge a line."""
     return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def _took(judgement: Judgement) -> str:
+    return f"{judgement.seconds * 1000:.0f} ms"
+
+
+def _fields(exchange: Exchange, judgement: Judgement) -> dict[str, object]:
+    """The same for logs in JSON."""
+    identity = exchange.identity
+    return {
+        "call_id": identity.call_id,
+        "collection": identity.collection,
+        "route": identity.route,
+        "duration_ms": round(judgement.seconds * 1000, 1),
+    }

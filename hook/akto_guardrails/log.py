@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,18 +15,28 @@ from typing import Final
 
 _NAME: Final = "akto_guardrails"
 _SUMMARY_SECONDS: Final = 30.0
+_LEVELS: Final = {"DEBUG": logging.DEBUG, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
 
 
 def set_up_logging() -> None:
-    """Sends the guard's lines to stderr from INFO on; LiteLLM leaves loggers other than its own without a handler."""
+    """Sends the guard's lines to stderr; LiteLLM leaves loggers other than its own without a handler.
+
+    From INFO on, or from what LITELLM_LOG says, as LiteLLM's own.
+    """
     logger = logging.getLogger(_NAME)
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s akto-guardrails: %(message)s"))
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(_LEVELS.get(os.environ.get("LITELLM_LOG", "").strip().upper(), logging.INFO))
     logger.propagate = False
+
+
+def log_as(formatter: logging.Formatter) -> None:
+    """Has the guard's lines look as `formatter` makes them: LiteLLM's, where it logs in JSON."""
+    for handler in logging.getLogger(_NAME).handlers:
+        handler.setFormatter(formatter)
 
 
 class RateLimited:

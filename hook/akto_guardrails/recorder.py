@@ -59,6 +59,8 @@ class Recorder:
         self._senders: set[asyncio.Task[None]] = set()
         self._lost = RateLimited(_log, logging.WARNING)
         self._refused = RateLimited(_log, logging.ERROR)
+        counters.add_level("record_queue_entries", lambda: len(self._waiting))
+        counters.add_level("record_queue_bytes", lambda: self._waiting.bytes)
 
     def start(self) -> None:
         """Begins to send what earlier workers left on disk. Must be called on the event loop."""

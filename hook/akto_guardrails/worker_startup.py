@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableSequence
 from typing import Any, Final
 
 from akto_guardrails.asgi import guarded_application
+from akto_guardrails.log import log_as
 
 _GUARD_CLASS: Final = "GuardrailsHandler"
 # For LiteLLM's own log events, from which some records are made.
@@ -46,7 +47,11 @@ def ensure_guarded() -> None:
         # Unset, and known to this release.
         if guard.keep_alive_seconds and getattr(litellm, "sse_keepalive_ping_interval_seconds", 0) is None:
             litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
-        guard.start()
+        if getattr(litellm, "json_logs", False):
+            from litellm._logging import JsonFormatter
+
+            log_as(JsonFormatter())
+        guard.start(has_metrics=any(getattr(route, "path", None) == "/metrics" for route in proxy_server.app.routes))
 
     async def close() -> None:
         await _finish_log_events()

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from typing import Any, Final, Literal, NoReturn
 import yaml
 
 from akto_guardrails.problem import Problem
+from akto_guardrails.reporter import reports, reports_directory
 from akto_guardrails.settings import Settings, SettingsError, load_settings
 from launcher.arguments import Arguments, parse
 from launcher.config import CALLBACK, ConfigError, Source, injected
@@ -72,7 +74,7 @@ def examine(arguments: Arguments, environment: Mapping[str, str]) -> Iterator[Fi
     except SettingsError as error:
         yield from (_failed("variables", problem) for problem in error.problems)
     yield from _config(arguments, environment)
-    yield _temporary(environment)
+    yield from _temporary(environment)
     if settings is None:
         for check in ("callback", "akto", "token", "clock", "proxy"):
             yield Finding(check, "skipped", "the variables come first")
@@ -139,11 +141,18 @@ def _diff(source: Source, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(difflib.unified_diff(before, after, "config", "injected", n=0, lineterm=""))
 
 
-def _temporary(environment: Mapping[str, str]) -> Finding:
+def _temporary(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The directory for temporary files, and what workers that are running have reported there."""
     try:
-        return Finding("temporary files", "ok", f"in {temporary_directory(environment)}")
+        directory = temporary_directory(environment)
     except ConfigError as error:
-        return _failed("temporary files", Problem(error.what, error.fix))
+        yield _failed("temporary files", Problem(error.what, error.fix))
+        return
+    yield Finding("temporary files", "ok", f"in {directory}")
+    for report in reports(reports_directory(str(directory))):
+        minutes = (time.time() - report["since"]) / 60
+        counts = ", ".join(f"{name}={count}" for name, count in report["counters"].items())
+        yield Finding(f"worker {report['pid']}", "ok", f"for {minutes:.0f} min: {counts}")
 
 
 def _callback() -> Finding:

@@ -1,13 +1,16 @@
 """`python -m bench.lean_akto PORT`: an Akto that allows everything, counts, and takes as long as it is told.
 
-Control: `GET /_bench` gives the counts, `PUT /_bench?delay_ms=20` sets them to zero and the time each check takes.
+Control: `GET /_bench` gives the counts, with `?times` the median milliseconds that a check took (timers are late now
+and then); `PUT /_bench?delay_ms=20` sets all of that to zero, and the time each check is to take.
 The tests' mock Akto keeps every call in memory, which a load would not leave much of.
 """
 
 from __future__ import annotations
 
 import asyncio
+import statistics
 import sys
+import time
 from typing import Final
 
 from aiohttp import web
@@ -29,16 +32,20 @@ class LeanAkto:
 
     def __init__(self) -> None:
         self.delay = 0.0
+        self.seconds: list[float] = []
         self.counts = dict.fromkeys(("checks", "answers", "records", "strange"), 0)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/_bench":
             return self._control(request)
+        began = time.perf_counter()
         body = await request.read()
         kinds = [kind for flag, kind in _KIND_OF_FLAG.items() if request.query.get(flag) == "true"]
         judges = kinds != ["records"]
         if judges and self.delay:
             await asyncio.sleep(self.delay)
+        if judges:
+            self.seconds.append(time.perf_counter() - began)
         is_known = request.path == "/api/http-proxy" and b'"requestPayload"' in body and _MARK in body
         for kind in kinds if kinds and is_known else ["strange"]:
             self.counts[kind] += 1
@@ -48,6 +55,9 @@ class LeanAkto:
         if request.method == "PUT":
             self.delay = float(request.query["delay_ms"]) / 1000
             self.counts = dict.fromkeys(self.counts, 0)
+            self.seconds.clear()
+        if "times" in request.query:
+            return web.json_response({"check_ms": statistics.median(self.seconds or [0]) * 1000})
         return web.json_response(self.counts)
 
 

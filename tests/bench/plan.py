@@ -14,6 +14,7 @@ SYNC: Final = "sync"
 ASYNC: Final = "async"
 ANSWERS: Final = "answers"
 BUILT_IN: Final = "built-in"
+BARE: Final = "bare-calls"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ VARIANTS: Final = (
     Variant(CONTROL, base=True),
     Variant(ASYNC, checks=1, records=1, env=(("SYNC_MODE", "false"),)),
     Variant(BUILT_IN, base=True, checks=1, records=1),
+    Variant(BARE, base=True, checks=1, records=1),
     Variant(ANSWERS, checks=1, answers=1, records=1, env=(("RESPONSE_GUARDRAILS", "true"),)),
 )
 GUARDED: Final = (SYNC, ASYNC, ANSWERS)
@@ -56,7 +58,7 @@ class Cell:
 
     def variants(self) -> tuple[str, ...]:
         """The proxies that play this cell, besides the unguarded one."""
-        return (*GUARDED, CONTROL, BUILT_IN) if self == DEFAULT else GUARDED
+        return (*GUARDED, CONTROL, BUILT_IN, BARE) if self == DEFAULT else GUARDED
 
 
 DEFAULT: Final = Cell(16, 20)

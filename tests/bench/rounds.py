@@ -20,7 +20,7 @@ class NotGuarded(Exception):
 @dataclass(frozen=True)
 class Round:
     """`answered`: of the `requests`, those while it was measured. `cpu_ms`: for each request, of all the proxy's
-    processes, with the records and checks in the background.
+    processes, with the records and checks in the background. `akto_ms`: what a check took Akto itself.
     """
 
     variant: str
@@ -30,6 +30,7 @@ class Round:
     cpu_ms: float
     p50_ms: float
     p99_ms: float
+    akto_ms: float = 0.0
 
 
 def play(stage: Stage, proxy: Proxy, cell: Cell, lead: float, seconds: float) -> Round:
@@ -50,6 +51,7 @@ def play(stage: Stage, proxy: Proxy, cell: Cell, lead: float, seconds: float) ->
         cpu_ms,
         outcome.p50_ms,
         outcome.p99_ms,
+        stage.akto.check_ms(),
     )
 
 

@@ -14,7 +14,7 @@ import requests
 from testcontainers.core.network import Network
 
 from bench.load import Order, Outcome
-from bench.plan import BUILT_IN, VARIANTS, Variant
+from bench.plan import BARE, BUILT_IN, VARIANTS, Variant
 from bench.prompts import MODEL
 from bench.usage import cpu_clock, memory_mib
 from integration.containers import (
@@ -32,6 +32,7 @@ from integration.containers import (
 _AKTO: Final = "http://lean-akto:8080"
 _MODEL: Final = "http://lean-model:8081"
 _POLL_SECONDS: Final = 0.02
+_BARE_CALLS: Final = Path(__file__).with_name("bare_calls.py")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Helper(Mock):
     def counts(self) -> dict[str, int]:
         return dict(requests.get(f"{self.url}/_bench", timeout=10).json())
 
+    def check_ms(self) -> float:
+        """Milliseconds that a check took Akto by its own clock, the median since the last reset; 0 without any."""
+        return float(requests.get(f"{self.url}/_bench", params={"times": ""}, timeout=10).json()["check_ms"])
+
     def reset(self, delay_ms: int = 0) -> None:
         """Sets the counts to zero, and the time that Akto takes for a check."""
         requests.put(f"{self.url}/_bench", params={"delay_ms": delay_ms}, timeout=10).raise_for_status()
@@ -111,6 +116,7 @@ class Stage:
             self._network,
             directory,
             config=_config(variant),
+            files={_BARE_CALLS.name: _BARE_CALLS.read_text(encoding="utf-8")} if variant.name == BARE else {},
             env={"DATA_INGESTION_SERVICE_URL": _AKTO, **dict(variant.env)},
             image=base_image() if variant.base else IMAGE,
         )
@@ -144,6 +150,8 @@ def _config(variant: Variant) -> dict[str, Any]:
         guardrail = {"guardrail": "akto", "mode": "pre_call", "default_on": True}
         access = {"akto_base_url": _AKTO, "akto_api_key": TOKEN}
         config["guardrails"] = [{"guardrail_name": "akto", "litellm_params": guardrail | access}]
+    if variant.name == BARE:
+        config["litellm_settings"] = {"callbacks": [f"{_BARE_CALLS.stem}.handler"]}
     return config
 
 

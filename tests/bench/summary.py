@@ -65,6 +65,7 @@ def _figures(cell: Cell, variant: str, pairs: list[Pair]) -> dict[str, Any]:
         "unguarded_throughput": spread(pair.beside("throughput") for pair in pairs),
         "throughput_ratio": spread(pair.ratio("throughput") for pair in pairs),
     }
+    figures["akto_seen_ms"] = spread(pair.round.akto_ms for pair in pairs)
     for name in ("p50_ms", "p99_ms"):
         figures[name] = spread(getattr(pair.round, name) for pair in pairs)
         figures[f"unguarded_{name}"] = spread(pair.beside(name) for pair in pairs)

@@ -62,7 +62,11 @@ def test_the_time_out_is_the_total_for_one_check(
 
 @pytest.mark.parametrize("fallback", ["fail_open", "fail_closed"])
 def test_nobody_listens(start_proxy: Any, akto: MockAkto, llm: MockLlm, fallback: str) -> None:
-    env = {"DATA_INGESTION_SERVICE_URL": "http://mock-akto:9", "UNREACHABLE_FALLBACK": fallback}
+    env = {
+        "DATA_INGESTION_SERVICE_URL": "http://mock-akto:9",
+        "UNREACHABLE_FALLBACK": fallback,
+        "STARTUP_PROBE": "off",
+    }
     proxy: GuardedProxy = start_proxy(env=env)
     began = time.monotonic()
     assert proxy.chat("hello").status_code == (200 if fallback == "fail_open" else 503)
@@ -73,8 +77,8 @@ def test_nobody_listens(start_proxy: Any, akto: MockAkto, llm: MockLlm, fallback
 def test_a_refused_token_is_an_error_about_credentials_named_once_not_for_each_request(
     start_proxy: Any, akto: MockAkto, llm: MockLlm
 ) -> None:
-    akto.accept_token("another-token")
     proxy: GuardedProxy = start_proxy()
+    akto.accept_token("another-token")
     for _ in range(5):
         assert proxy.chat("hello").status_code == 200
     lines = [line for line in proxy.guard_log().splitlines() if "credentials" in line]

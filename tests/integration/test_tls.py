@@ -55,7 +55,8 @@ def test_akto_is_asked_when_its_certificate_is_trusted_and_only_then(
     is_trusted: bool,
 ) -> None:
     secure_akto.reset()
-    env = {"DATA_INGESTION_SERVICE_URL": SERVICE, "UNREACHABLE_FALLBACK": "fail_closed", **variables}
+    fallback = {"UNREACHABLE_FALLBACK": "fail_closed", "STARTUP_PROBE": "off"}
+    env = {"DATA_INGESTION_SERVICE_URL": SERVICE, **fallback, **variables}
     proxy: GuardedProxy = start_proxy(env=env, volumes=[(str(certificates), "/certificates", "ro")])
     assert proxy.chat("hello").status_code == (200 if is_trusted else 503)
     if is_trusted:

@@ -46,7 +46,7 @@ class FakeProxy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[object] = []
         guard = {
-            "start": lambda _: self.events.append("guard started"),
+            "start": lambda _, has_metrics: self.events.append(f"guard started, metrics: {has_metrics}"),
             "close": self.close,
             "admits": lambda _, family: True,
             "keep_alive_seconds": None,
@@ -54,7 +54,7 @@ class FakeProxy:
         self.guard = type("GuardrailsHandler", (), guard)()
         self.callbacks: list[object] = ["otel"]
         self.server = SimpleNamespace(
-            app=SimpleNamespace(middleware_stack=self.serve),
+            app=SimpleNamespace(middleware_stack=self.serve, routes=[SimpleNamespace(path="/metrics")]),
             proxy_logging_obj=SimpleNamespace(startup_event=self.startup),
             proxy_shutdown_event=self.shutdown,
         )
@@ -86,7 +86,7 @@ def test_the_guard_is_in_place_before_litellm_uses_its_callbacks(monkeypatch: py
     ensure_guarded()
     assert proxy.callbacks == ["otel"], "a config that is loaded later may still replace the list"
     assert proxy.server.proxy_logging_obj.startup_event("a", b="c") == "started"
-    assert proxy.events == ["guard started", ("startup", [proxy.guard, "otel"], ("a",), {"b": "c"})]
+    assert proxy.events == ["guard started, metrics: True", ("startup", [proxy.guard, "otel"], ("a",), {"b": "c"})]
 
 
 def test_the_guard_is_closed_after_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,223 @@
+"""What an operator sees of the guard: headers, LiteLLM's logging payload, log lines, metrics, and what doctor tells."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import pytest
+import requests
+
+from integration.containers import MASTER_KEY, GuardedProxy, MockAkto, MockLlm, proxy_config
+
+# Prints what LiteLLM tells its logging callbacks about guardrails.
+LISTENER = """
+import json
+from litellm.integrations.custom_logger import CustomLogger
+
+class Listener(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        self.tell("success", kwargs)
+
+    async def async_log_failure_event(self, kwargs, response_obj, start_time, end_time):
+        self.tell("failure", kwargs)
+
+    async def async_post_call_failure_hook(self, request_data, original_exception, user_api_key_dict, *_, **__):
+        metadata = request_data.get("litellm_metadata") or request_data.get("metadata") or {}
+        found = metadata.get("standard_logging_guardrail_information")
+        print("LISTENER", json.dumps(["refused", found], default=str), flush=True)
+
+    def tell(self, event, kwargs):
+        payload = kwargs.get("standard_logging_object") or {}
+        print("LISTENER", json.dumps([event, payload.get("guardrail_information")], default=str), flush=True)
+
+listener = Listener()
+"""
+ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "{}"}]}),
+    "messages": (
+        "/v1/messages",
+        {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "{}"}]},
+    ),
+    "responses": ("/v1/responses", {"model": "gpt-4o-mini", "input": "{}"}),
+    "embeddings": ("/v1/embeddings", {"model": "embed", "input": "{}"}),
+}
+
+
+def body_with(body: dict[str, Any], text: str) -> dict[str, Any]:
+    return json.loads(json.dumps(body).replace('"{}"', json.dumps(text)))
+
+
+def heard(proxy: GuardedProxy, event: str, count: int) -> list[dict[str, Any]]:
+    """The guard's entries in what LiteLLM told about requests that ended as `event`; waits for `count`."""
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 15
+    while len(found) < count and time.monotonic() < deadline:
+        time.sleep(0.2)
+        lines = [json.loads(line.removeprefix("LISTENER ")) for line in proxy.logs().splitlines() if "LISTENER" in line]
+        found = [entry for kind, entries in lines if kind == event for entry in entries or ()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "outcome"),
+    [
+        ("hello", 200, "allowed"),
+        ("card 4111-1111-1111-1111", 200, "masked"),
+        ("zebra-alert", 200, "flagged"),
+        ("zebra-block", 403, "blocked"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("route", "stream"),
+    [*((route, False) for route in ROUTES), *((route, True) for route in ROUTES if route != "embeddings")],
+)
+def test_the_client_is_told_what_became_of_its_request(
+    proxy: GuardedProxy, route: str, text: str, status: int, outcome: str, stream: bool
+) -> None:
+    path, body = ROUTES[route]
+    answer = proxy.post(path, {**body_with(body, text), **({"stream": True} if stream else {})})
+    assert answer.status_code == status
+    assert answer.headers["x-akto-guardrails"] == outcome
+    assert answer.headers["x-litellm-call-id"]
+    if status == 200:
+        assert "akto" in answer.headers["x-litellm-applied-guardrails"].split(",")
+
+
+def test_nothing_is_told_where_there_is_nothing_to_check(proxy: GuardedProxy) -> None:
+    assert "x-akto-guardrails" not in requests.get(f"{proxy.url}/health/liveliness", timeout=10).headers
+
+
+def test_an_answer_without_a_verdict_is_called_unchecked(proxy: GuardedProxy, akto: MockAkto) -> None:
+    akto.answer("check", {"status": 422, "body": {}})
+    answer = proxy.chat("hello")
+    assert (answer.status_code, answer.headers["x-akto-guardrails"]) == (200, "unchecked")
+
+
+def test_an_unchecked_route_is_called_unchecked(proxy: GuardedProxy) -> None:
+    body = {"model": "claude", "messages": [{"role": "user", "content": "hi"}]}
+    assert proxy.post("/v1/messages/count_tokens", body).headers["x-akto-guardrails"] == "unchecked"
+
+
+def test_what_is_only_watched_is_called_observed(shared_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    answer = shared_proxy(SYNC_MODE="false").chat("zebra-block")
+    assert (answer.status_code, answer.headers["x-akto-guardrails"]) == (200, "observed")
+
+
+def test_litellms_logging_callbacks_have_the_decision(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    config = proxy_config(litellm_settings={"callbacks": ["listener.listener"]})
+    proxy: GuardedProxy = start_proxy(config=config, files={"listener.py": LISTENER})
+    for path, body in ROUTES.values():
+        assert proxy.post(path, body_with(body, "zebra-alert")).status_code == 200
+        assert proxy.post(path, body_with(body, "zebra-block")).status_code == 403
+    for event, status, decision in (("success", "success", "flagged"), ("refused", "guardrail_intervened", "blocked")):
+        entries = heard(proxy, event, len(ROUTES))
+        assert len(entries) == len(ROUTES), (event, entries)
+        for entry in entries:
+            assert (entry["guardrail_name"], entry["guardrail_provider"]) == ("akto", "akto")
+            assert entry["guardrail_status"] == status
+            assert entry["guardrail_response"]["decision"] == decision
+            assert 0 < entry["duration"] < 5
+    assert "zebra" not in json.dumps(heard(proxy, "success", 0))
+    assert all("metadata" not in request["body"] for request in llm.requests())
+
+
+def test_the_guards_lines_are_json_where_litellms_are(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = start_proxy(config=proxy_config(litellm_settings={"json_logs": True}))
+    answer = proxy.chat("zebra-block")
+    lines = [json.loads(line) for line in proxy.logs().splitlines() if '"event": "blocked"' in line]
+    assert len(lines) == 1
+    assert lines[0]["call_id"] == answer.headers["x-litellm-call-id"]
+    assert (lines[0]["collection"], lines[0]["route"]) == ("checkout-agent", "/v1/chat/completions")
+    assert lines[0]["behaviour"] == "block"
+    assert lines[0]["duration_ms"] > 0
+
+
+def test_the_guards_lines_follow_litellms_level(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = start_proxy(env={"LITELLM_LOG": "ERROR"})
+    assert proxy.chat("zebra-block").status_code == 403
+    assert proxy.guard_log() == ""
+
+
+# Pure Python, so that the one the tests run with serves the image, too.
+METRICS_LIBRARY = (str(Path(prometheus_client.__file__).parent), "/opt/metrics/prometheus_client", "ro")
+
+
+def samples(text: str) -> dict[str, float]:
+    """The guard's samples in an answer of `/metrics`."""
+    lines = re.findall(r"^(akto_guardrails_[^ ]+) (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in lines}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_numbers_are_on_litellms_metrics(start_proxy: Any, akto: MockAkto, llm: MockLlm, workers: int) -> None:
+    several = {"PROMETHEUS_MULTIPROC_DIR": "/tmp/prometheus"} if workers > 1 else {}
+    proxy: GuardedProxy = start_proxy(
+        config=proxy_config(litellm_settings={"callbacks": ["prometheus"]}),
+        command=["--config", "/etc/litellm/config.yaml", "--num_workers", str(workers)],
+        env={"PYTHONPATH": "/opt/metrics", **several},
+        volumes=[METRICS_LIBRARY],
+        tmpfs=["/tmp/prometheus"] if several else [],
+    )
+    for text in ("hello", "hello", "zebra-block", "card 4111-1111-1111-1111", "zebra-alert"):
+        proxy.chat(text)
+    akto.answer("check", {"status": 500, "body": {}})
+    proxy.chat("hello")
+    proxy.post("/v1/messages/count_tokens", {"model": "claude", "messages": [{"role": "user", "content": "hi"}]})
+    akto.wait_for("record", 6)
+    found = samples(metrics_of(proxy))
+    label = 'call_type="acompletion",decision="{}",mode="blocking",of="request"'
+    assert found["akto_guardrails_checks_total{" + label.format("allow") + "}"] == 3
+    assert found["akto_guardrails_checks_total{" + label.format("block") + "}"] == 1
+    assert found["akto_guardrails_checks_total{" + label.format("flag") + "}"] == 1
+    assert found["akto_guardrails_checks_total{" + label.format("unavailable") + "}"] == 1
+    assert found['akto_guardrails_check_duration_seconds_count{of="request"}'] == 6
+    assert found['akto_guardrails_unavailable_total{cause="server_error"}'] == 1
+    assert found['akto_guardrails_masks_total{outcome="applied"}'] == 1
+    assert found['akto_guardrails_records_total{outcome="delivered"}'] == 6
+    assert sum(value for name, value in found.items() if "unchecked_requests" in name and "_created" not in name) == 1
+    assert found["akto_guardrails_breaker_open"] == 0
+    assert found["akto_guardrails_record_queue_bytes"] == 0
+
+
+def metrics_of(proxy: GuardedProxy) -> str:
+    headers = {"Authorization": f"Bearer {MASTER_KEY}"}
+    # The numbers that go up and down are taken over every five seconds.
+    time.sleep(6)
+    return requests.get(f"{proxy.url}/metrics/", headers=headers, timeout=10).text
+
+
+def test_doctor_tells_what_the_workers_have_counted(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = start_proxy(command=["--config", "/etc/litellm/config.yaml", "--num_workers", "2"])
+    for text in ("hello", "zebra-block"):
+        proxy.chat(text)
+    time.sleep(6)
+    container = proxy.container.get_wrapped_container()
+    result = container.exec_run(["/opt/akto/entrypoint.sh", "doctor", "--json"], demux=True)
+    checks = json.loads(result.output[0])["checks"]
+    workers = [check["what"] for check in checks if check["check"].startswith("worker")]
+    assert len(workers) == 2
+    assert sum("checks_block=1" in what for what in workers) == 1
+    assert sum("checks_allow=1" in what for what in workers) == 1
+
+
+def test_a_blocked_request_can_be_followed_by_its_call_id(proxy: GuardedProxy, akto: MockAkto) -> None:
+    """From the client's error through LiteLLM's log and the guard's to what Akto has of it."""
+    answer = proxy.chat("please zebra-block")
+    call_id = answer.headers["x-litellm-call-id"]
+    assert answer.status_code == 403
+    lines = [line for line in proxy.logs().splitlines() if call_id in line]
+    assert any("LiteLLM" in line and "akto-guardrails" not in line for line in lines), lines
+    (own,) = [line for line in lines if "akto-guardrails" in line]
+    assert re.search(
+        r"blocked \| call_id=\S+ collection=checkout-agent route=/v1/chat/completions \| .* \| \d+ ms", own
+    )
+    (check,) = akto.calls("check")
+    (record,) = akto.wait_for("record", 1)
+    for call in (check, record):
+        assert call_id in json.dumps(call["body"])
+    assert record["body"]["statusCode"] == "403"
