@@ -68,7 +68,7 @@ class Proxy:
 @contextmanager
 def stage(directory: Path) -> Iterator[tuple[Mock, Proxy, Proxy]]:
     """Akto, the guarded and the unguarded proxy, ready for load."""
-    _remove_containers()
+    remove_containers()
     try:
         with Network() as network:
             akto = Mock("soak.flapping_akto", "akto", 8080, network, {})
@@ -79,9 +79,9 @@ def stage(directory: Path) -> Iterator[tuple[Mock, Proxy, Proxy]]:
             guarded = _started(network, directory / "guarded", IMAGE)
             unguarded = _started(network, directory / "unguarded", base_image())
             yield akto, guarded, unguarded
-            _remove_containers()
+            remove_containers()
     finally:
-        _remove_containers()
+        remove_containers()
 
 
 def _started(network: Network, directory: Path, image: str) -> Proxy:
@@ -210,7 +210,7 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _remove_containers() -> None:
+def remove_containers() -> None:
     for container in docker.from_env().containers.list(all=True, filters={"label": TEST_LABEL}):
         container.remove(force=True)
 
