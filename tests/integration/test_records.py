@@ -229,3 +229,18 @@ def test_an_answer_too_long_for_one_record_is_cut_and_says_so(proxy: GuardedProx
     assert record["status"] == 200
     assert answer_body(record)["x-akto-truncated"]
     assert "Hello from the mock model." in answer_body(record)["beginning"]
+
+
+def test_settings_of_a_key_or_a_team_switch_nothing_off(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    """What an administrator can set on them to have LiteLLM's own guardrails and callbacks left out."""
+    off = '{"disable_global_guardrails": True, "opted_out_global_guardrails": ["akto"], "guardrails": []}'
+    disabled = '{"litellm_disabled_callbacks": ["akto_guardrails", "GuardrailsHandler"]}'
+    module = AUTH_MODULE.replace(
+        "metadata={", f"team_metadata={off} | {disabled},\n        metadata={off} | {disabled} | {{"
+    )
+    assert module != AUTH_MODULE
+    proxy: GuardedProxy = start_proxy(files={"team_auth.py": module})
+    assert proxy.chat("zebra-block").status_code == 403
+    assert proxy.chat("hello").status_code == 200
+    assert len(akto.calls("check")) == 2
+    akto.wait_for("record", 2)

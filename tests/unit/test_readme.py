@@ -9,7 +9,8 @@ from pathlib import Path
 from akto_guardrails.settings import Settings, load_settings
 from integration.routes import ROUTES, readme_table
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_routes_is_the_one_that_the_container_is_tested_with() -> None:
@@ -34,3 +35,19 @@ def test_every_variable_is_in_the_table_with_its_default() -> None:
     assert isinstance(load_settings(Environment(required)), Settings)
     assert len(read) >= len(fields(Settings)) - 1
     assert read <= named
+
+
+def test_each_line_of_the_comparison_names_a_test_that_there_is() -> None:
+    table = README.partition("| seen in |")[2].partition("\n\n")[0]
+    lines = table.strip().splitlines()[1:]
+    assert len(lines) > 10
+    for line in lines:
+        found = re.search(r"\[(\w+)\]\((\S+) \"(\w+)\"\) \|$", line)
+        assert found is not None, line
+        text = (ROOT / found[2]).read_text(encoding="utf-8")
+        assert f"def {found[3]}(" in text, line
+
+
+def test_every_file_that_is_linked_to_exists() -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
