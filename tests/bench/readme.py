@@ -54,6 +54,7 @@ def section(results: dict[str, Any]) -> str:
         ),
         _row("memory of a worker, fresh", *_memory(figures, "fresh")),
         _row("memory of a worker, warm", *_memory(figures, "warm")),
+        _row("the same, after prompts of 200 kB", *_memory(figures, "loaded")),
         _row("start until ready", f"{figures.start_seconds('base'):.1f} s", lambda each: _start(figures, each)),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
