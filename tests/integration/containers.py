@@ -131,7 +131,7 @@ class Mock(Service):
 
 class MockAkto(Mock):
     def __init__(self, network: Network, alias: str = "mock-akto") -> None:
-        super().__init__("mock_akto", alias, 8080, network, {"MOCK_AKTO_TOKEN": TOKEN})
+        super().__init__("mock_akto", alias, 8080, network, {"MOCK_AKTO_TOKEN": TOKEN, "MOCK_AKTO_KEEP": "100000"})
 
     def start(self) -> Self:
         self.container.start()

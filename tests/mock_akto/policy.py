@@ -19,6 +19,8 @@ DEFAULT_WORDS: dict[str, tuple[str, str]] = {
     "zebra-silent": ("", "Toxic content"),
     "zebra-unknown": ("quarantine", "Toxic content"),
 }
+# Sessions that stay blocked; beyond these the oldest are forgotten.
+MOST_SESSIONS = 10_000
 DEFAULT_MASKS: dict[str, str] = {r"\b\d{4}-\d{4}-\d{4}-\d{4}\b": "<CREDIT_CARD>"}
 
 
@@ -28,7 +30,7 @@ class Policy:
 
     words: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(DEFAULT_WORDS))
     masks: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_MASKS))
-    malicious_sessions: set[str] = field(default_factory=set)
+    malicious_sessions: dict[str, None] = field(default_factory=dict)
     # Summaries of what was said in a session before, by its id.
     summaries: dict[str, str] = field(default_factory=dict)
 
@@ -40,9 +42,9 @@ class Policy:
         if session in self.malicious_sessions:
             return verdict(allowed=False, reason="Session blocked due to previous malicious activity")
         for word, (behaviour, reason) in self.words.items():
-            if word in payload.lower():
+            if as_in_json(word) in payload.lower():
                 if session and request_id and behaviour == "block":
-                    self.malicious_sessions.add(session)
+                    self._remember(session)
                 return verdict(allowed=False, behaviour=behaviour, reason=reason)
         summarised = with_summary(payload, self.summaries.get(session, ""))
         masked = summarised
@@ -51,6 +53,16 @@ class Policy:
         # Go escapes these when it writes JSON; a client must not take that for a mask.
         escaped = masked.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         return verdict(modified=masked != payload, payload=escaped if masked != payload else "")
+
+    def _remember(self, session: str) -> None:
+        self.malicious_sessions[session] = None
+        if len(self.malicious_sessions) > MOST_SESSIONS:
+            del self.malicious_sessions[next(iter(self.malicious_sessions))]
+
+
+def as_in_json(word: str) -> str:
+    """`word` as it stands in a JSON text: with its quotes and backslashes escaped."""
+    return json.dumps(word, ensure_ascii=False)[1:-1]
 
 
 def with_summary(payload: str, summary: str) -> str:

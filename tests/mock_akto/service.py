@@ -3,11 +3,14 @@
 Control: `GET|DELETE /_mock/calls` (deleting resets everything but the token, with `?only=calls` the log alone);
 `PUT|DELETE /_mock/answer/{check|answer|record|auth}` with the `http` part of a fixture (status, headers, body or
 raw_body, delay_ms, drip_ms, times, and the `connection` of `wire.break_connection`), with `containing` for those calls
-only that have this text in their body, and with `together` not before so many calls were waiting at the same time;
+only that have this text in their body, with `together` not before so many calls were waiting at the same time, and
+with `then: usual` as ever once `delay_ms` are over;
 `PUT /_mock/token` with the one that is accepted;
 `PUT /_mock/summary/{session}` with the summary that bare payloads of the session get; `PUT|DELETE /_mock/port/{number}`
 to listen on a further port, and to stop that. The `target` of a call is that of its first line, so that a call made
 to this service as to a forward proxy can be told by it.
+
+Browsers get a page at `/`, see `page_routes.py`.
 
 The check of a request with `zebra-slow` in it takes three seconds, and so does the check of an answer to one with
 `zebra-later`.
@@ -17,40 +20,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from dataclasses import dataclass, field
+import time
 from typing import Any
 
 from aiohttp import web
 
+from mock_akto.faults import ERROR_PAGE, FAULTS
 from mock_akto.limits import Refused, read_envelope
+from mock_akto.page_routes import add_page
 from mock_akto.policy import Policy, merged, verdict
+from mock_akto.shown import collection_of
+from mock_akto.state import STATE, State, state_from_environment
 from mock_akto.wire import Port, break_connection
 
 LARGEST_CALL = 64 * 1024 * 1024
 _SLOW = {"check": "zebra-slow", "answer": "zebra-later"}
 _SLOW_SECONDS = 3
 
-ERROR_PAGE = "<html><head><title>Error {0}</title></head><body><h2>HTTP ERROR {0}</h2></body></html>"
-
-
-@dataclass
-class State:
-    policy: Policy = field(default_factory=Policy)
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    token: str = ""
-    ports: dict[int, Port] = field(default_factory=dict)
-    in_flight: int = 0
-    most_in_flight: int = 0
-
-
-STATE = web.AppKey("state", State)
-
 
 def application() -> web.Application:
     app = web.Application(client_max_size=LARGEST_CALL)
-    app[STATE] = State(token=os.environ.get("MOCK_AKTO_TOKEN", ""))
+    app[STATE] = state_from_environment()
+    add_page(app, health=_health)
     app.router.add_get("/healthCheck", _health)
     app.router.add_get("/api/auth-check", _auth_check)
     app.router.add_route("*", "/api/http-proxy", _http_proxy)
@@ -93,10 +84,9 @@ async def _http_proxy(request: web.Request) -> web.StreamResponse:
 
 
 async def _handle(request: web.Request, state: State) -> web.StreamResponse:
-    kind = _kind(request)
     text = await request.text()
     call = {
-        "kind": kind,
+        "kind": _kind(request),
         "query": dict(request.query),
         "method": request.method,
         "target": request.raw_path,
@@ -104,12 +94,28 @@ async def _handle(request: web.Request, state: State) -> web.StreamResponse:
         "authorization": request.headers.get("Authorization", ""),
         "body": _json_or_none(text),
         "verdict": None,
+        "milliseconds": None,
     }
-    state.calls.append(call)
+    call["collection"] = collection_of(call["body"])
+    state.calls.add(call, len(text))
+    state.changes += 1
+    started = time.monotonic()
+    try:
+        return await _answered(request, state, call, text)
+    finally:
+        call["milliseconds"] = round((time.monotonic() - started) * 1000, 1)
+        call["left"] = request.transport is None
+        state.changes += 1
+
+
+async def _answered(request: web.Request, state: State, call: dict[str, Any], text: str) -> web.StreamResponse:
+    kind = call["kind"]
     if _SLOW.get(kind, text + "?") in text:
         await asyncio.sleep(_SLOW_SECONDS)
     scripted = _scripted_answer(state, kind, text)
-    if scripted is not None:
+    if scripted is not None and scripted.get("then") == "usual":
+        await asyncio.sleep(scripted["delay_ms"] / 1000)
+    elif scripted is not None:
         return await _play(request, call, scripted)
     return _answer(request, state, call, text)
 
@@ -156,6 +162,7 @@ async def _play(request: web.Request, call: dict[str, Any], answer: dict[str, An
         return await _drip(request, body, answer["drip_ms"] / 1000)
     response = web.Response(status=answer.get("status", 200), body=body.encode())
     response.headers.update(answer.get("headers", {}))
+    call["scripted"] = _verdict_in(answer.get("body"))
     return _noted(call, response)
 
 
@@ -171,6 +178,8 @@ async def _drip(request: web.Request, body: str, pause: float) -> web.StreamResp
 
 def _scripted_answer(state: State, kind: str, text: str) -> dict[str, Any] | None:
     answer = state.answers.get(kind)
+    if answer is None and state.fault and kind != "record":
+        return FAULTS[state.fault].answer
     if answer is None or answer.get("containing", "") not in text:
         return None
     if "times" in answer:
@@ -178,6 +187,12 @@ def _scripted_answer(state: State, kind: str, text: str) -> dict[str, Any] | Non
         if answer["times"] <= 0:
             del state.answers[kind]
     return answer
+
+
+def _verdict_in(body: Any) -> dict[str, Any] | None:
+    data = body.get("data") if isinstance(body, dict) else None
+    found = data.get("guardrailsResult") if isinstance(data, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _kind(request: web.Request) -> str:
@@ -218,15 +233,17 @@ def _json_or_none(text: str) -> Any:
 
 async def _calls(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    return web.json_response({"calls": state.calls, "most_in_flight": state.most_in_flight})
+    return web.json_response({"calls": list(state.calls), "most_in_flight": state.most_in_flight})
 
 
 async def _reset(request: web.Request) -> web.Response:
     state = request.app[STATE]
     state.calls.clear()
+    state.changes += 1
     if "only" in request.query:
         return web.json_response({})
     state.answers.clear()
+    state.fault = ""
     state.policy = Policy()
     state.most_in_flight = 0
     return web.json_response({})
