@@ -1,13 +1,20 @@
 # The guarded LiteLLM image: LiteLLM's own, plus the guard, plus a start that makes sure the guard runs.
 # `make image` builds this file and fills in the label arguments.
 ARG BASE_IMAGE=docker.litellm.ai/berriai/litellm:main-stable
-# The guard as one file, a third of its size; Python imports from it as from a directory.
+# The guard, the launcher and the test double as one file each, a third of their size; Python imports from such a file as
+# from a directory.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS packed
-COPY hook /tmp/hook
-RUN python3 -m zipfile -c /tmp/hook.zip /tmp/hook/akto_guardrails \
-    && touch -r /tmp/hook/akto_guardrails /tmp/hook.zip \
-    && chmod 444 /tmp/hook.zip
+WORKDIR /tmp/packing
+COPY hook/akto_guardrails hook/akto_guardrails
+COPY image/launcher launcher/launcher
+COPY tests/mock_akto mock_akto/mock_akto
+RUN mkdir /tmp/packed \
+    && for name in hook launcher mock_akto; do \
+        python3 -m zipfile -c "/tmp/packed/$name.zip" "$name"/* || exit 1; \
+    done \
+    && chmod 444 /tmp/packed/*.zip \
+    && touch -r hook/akto_guardrails /tmp/packed/*.zip /tmp/packed
 
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
@@ -29,8 +36,7 @@ LABEL org.opencontainers.image.title="guarded-litellm" \
       org.opencontainers.image.base.name="${BASE_NAME}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}"
 
-COPY --from=packed --chown=0:0 /tmp/hook.zip /opt/akto/hook.zip
-COPY image/launcher /opt/akto/launcher
+COPY --from=packed --chown=0:0 /tmp/packed /opt/akto
 COPY entrypoint.sh /opt/akto/entrypoint.sh
 
 # A place of its own on PYTHONPATH: importable whatever directory the config is in, and no volume hides it.

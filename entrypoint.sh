@@ -5,6 +5,9 @@
 #   docker run IMAGE litellm [OPTIONS]    the same; so do the words proxy and gateway, and LITELLM_COMPONENT
 #   docker run IMAGE --help | --version   LiteLLM's own; no variable needed
 #   docker run IMAGE doctor [OPTIONS]     look at what a start needs, and start nothing; --json for programs
+#   docker run IMAGE mock-akto [PORT]     a test double of Akto with a page at / (port 8080): it judges by word lists and
+#                                         protects nothing. MOCK_AKTO_TOKEN: the one token it accepts, without it any;
+#                                         MOCK_AKTO_KEEP: how many calls it keeps (2000)
 #   docker run IMAGE COMMAND [ARGUMENT]   anything else is run as it is
 #
 # Needed:   DATA_INGESTION_SERVICE_URL, AKTO_API_TOKEN; LITELLM_URL for the name of the default collection.
@@ -15,7 +18,7 @@
 set -eu
 
 launch() {
-    PYTHONPATH="/opt/akto/hook.zip:/opt/akto${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m "$@"
+    PYTHONPATH="/opt/akto/hook.zip:/opt/akto/launcher.zip${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m "$@"
 }
 
 # The base's entrypoint, for words that only it knows; the newest base has the first one.
@@ -51,6 +54,10 @@ case "$word" in
     doctor)
         shift
         launch launcher.doctor "$@"
+        ;;
+    mock-akto)
+        shift
+        PYTHONPATH=/opt/akto/mock_akto.zip exec python3 -P -m mock_akto "$@"
         ;;
     backend | ui | migrations | metrics | collector) unguarded "$@" ;;
     *)

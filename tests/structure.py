@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LABEL = "org.opencontainers.image."
 ENTRYPOINT = "/opt/akto/entrypoint.sh"
 HOOK = "/opt/akto/hook.zip"
-LAUNCHER = "/opt/akto/launcher"
+PACKED = (HOOK, "/opt/akto/launcher.zip", "/opt/akto/mock_akto.zip")
 STARTUP_HOOK = "akto_guardrails.worker_startup:ensure_guarded"
 
 
@@ -67,13 +67,12 @@ def metadata(base: dict[str, Any], base_name: str) -> dict[str, Any]:
 
 def files() -> list[dict[str, Any]]:
     """The image's own files: root's, readable for everybody and writable for nobody else."""
-    modes = {ENTRYPOINT: "-rwxr-xr-x", HOOK: "-r--r--r--", LAUNCHER: "drwxr-xr-x"}
-    modes |= {f"{LAUNCHER}/{module.name}": "-rw-r--r--" for module in sorted((ROOT / "image/launcher").glob("*.py"))}
+    modes = {ENTRYPOINT: "-rwxr-xr-x", "/opt/akto": "drwxr-xr-x"} | dict.fromkeys(PACKED, "-r--r--r--")
     present = [
         {"name": path, "path": path, "shouldExist": True, "permissions": mode, "uid": 0, "gid": 0}
         for path, mode in modes.items()
     ]
-    return [*present, {"name": "no sources left behind", "path": "/tmp/hook", "shouldExist": False}]
+    return [*present, {"name": "no sources left behind", "path": "/tmp/packing", "shouldExist": False}]
 
 
 def command(name: str, words: list[str], said: dict[str, list[str]], status: int = 0) -> dict[str, Any]:
@@ -89,6 +88,7 @@ def commands(base: dict[str, Any]) -> list[dict[str, Any]]:
         command("the guard", ["python", "-c", importing], {"expectedOutput": [version_line]}),
         command("--version", [ENTRYPOINT, "--version"], {"expectedOutput": ["LiteLLM"]}),
         command("another command", [ENTRYPOINT, "echo", "Hello X"], {"expectedOutput": ["^Hello X\n$"]}),
+        command("the test double", [ENTRYPOINT, "mock-akto", "?"], {"expectedError": ["usage: mock-akto"]}, 1),
         command("no settings", [ENTRYPOINT], {"expectedError": ["DATA_INGESTION_SERVICE_URL", "AKTO_API_TOKEN"]}, 78),
     ]
     if not base.get("User"):
