@@ -56,20 +56,25 @@ def wait_until_ready() -> None:
 
 def play(scene: Scene) -> list[str]:
     """One row of the table."""
-    httpx.delete(f"{AKTO}/_mock/calls")
+    earlier = len(akto_calls())
     httpx.delete(f"{LLM}/_mock/requests")
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": scene.prompt}], **scene.more}
     headers = {"Authorization": f"Bearer {os.environ['LITELLM_MASTER_KEY']}"}
     response = httpx.post(f"{PROXY}/v1/chat/completions", json=body, headers=headers, timeout=30)
-    calls = akto_calls()
+    calls = akto_calls_after(earlier)
     return [f"{scene.name}\n{scene.prompt}", client_got(response), model_got(), akto_got(calls)]
 
 
 def akto_calls() -> list[dict[str, Any]]:
-    """What Akto got, once the record is there."""
+    calls: list[dict[str, Any]] = httpx.get(f"{AKTO}/_mock/calls").json()["calls"]
+    return calls
+
+
+def akto_calls_after(earlier: int) -> list[dict[str, Any]]:
+    """What Akto got after so many calls, once the record is there. All of it is left for the mock's page."""
     deadline = time.monotonic() + 10
     while True:
-        calls: list[dict[str, Any]] = httpx.get(f"{AKTO}/_mock/calls").json()["calls"]
+        calls = akto_calls()[earlier:]
         if any(call["kind"] == "record" for call in calls) or time.monotonic() > deadline:
             return calls
         time.sleep(0.1)

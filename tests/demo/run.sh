@@ -1,9 +1,9 @@
 #!/bin/sh
-# Shows the guarded image at work: a mock Akto, a mock model and the proxy between them, all as containers.
+# Shows the guarded image at work: its own mock Akto, a mock model and the proxy between them, all as containers.
 #
 # usage: tests/demo/run.sh IMAGE
 #
-# Stops what it started. KEEP=1 leaves it up and prints the addresses.
+# Stops what it started. KEEP=1 leaves it up and prints the addresses, that of the mock Akto's page among them.
 set -eu
 
 image=$1
@@ -31,7 +31,8 @@ remove
 [ "${KEEP:-}" = 1 ] || trap remove EXIT INT TERM
 docker network create "$name" >/dev/null
 
-python_container akto mock_akto --network-alias mock-akto --publish 127.0.0.1::8080 --env MOCK_AKTO_TOKEN=demo-token
+docker create --name "$name-akto" --network "$name" --network-alias mock-akto --publish 127.0.0.1::8080 \
+    --env MOCK_AKTO_TOKEN=demo-token "$image" mock-akto >/dev/null
 python_container llm mock_llm --network-alias mock-llm --publish 127.0.0.1::8081
 docker create --name "$name-proxy" --network "$name" --network-alias proxy --publish 127.0.0.1::4000 \
     --env DATA_INGESTION_SERVICE_URL=http://mock-akto:8080 \
@@ -57,7 +58,7 @@ if [ "${KEEP:-}" = 1 ]; then
 
 Left running (KEEP=1):
   proxy      $proxy   key $master_key
-  mock Akto  http://$(docker port "$name-akto" 8080/tcp | head -n 1)/_mock/calls
+  mock Akto  http://$(docker port "$name-akto" 8080/tcp | head -n 1)/   open it in a browser
   mock model http://$(docker port "$name-llm" 8081/tcp | head -n 1)/_mock/requests
 
 A request that is blocked:

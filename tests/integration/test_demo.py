@@ -61,8 +61,9 @@ def test_keep_leaves_it_up_and_prints_addresses_that_answer() -> None:
             f"{proxy}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30
         )
         assert answer.status_code == 403
-        (calls,) = re.search(r"mock Akto +(http://\S+)", out).groups()  # type: ignore[union-attr]
-        assert requests.get(calls, timeout=5).json()["calls"]
+        (page,) = re.search(r"mock Akto +(http://127\.0\.0\.1:\S+)", out).groups()  # type: ignore[union-attr]
+        shown = requests.get(page, headers={"Accept": "text/html"}, timeout=5).text
+        assert "planner" in shown and "masked" in shown, "what the scenes left is on the page"
     finally:
         for name in running():
             docker.from_env().containers.get(name).remove(force=True)
