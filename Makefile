@@ -6,6 +6,7 @@
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base,
 #              RELEASE=1 to refuse a base without a digest, too
 # make verify  linters, and the image's structure beside its base's
+# make screenshot  the picture of the mock Akto's page in the README
 # make sbom    what the image consists of, as CycloneDX JSON in SBOM=sbom.cdx.json
 
 IMAGE ?= guarded-litellm:latest
@@ -18,7 +19,7 @@ WORKFLOWS := $(wildcard .github/workflows/*.yml)
 YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml \
     tests/demo/config.yaml $(WORKFLOWS)
 
-.PHONY: help engine image demo test lint verify sbom unit integration releases bench soak clean
+.PHONY: help engine image demo test lint verify sbom screenshot unit integration releases bench soak clean
 
 help:
 	@sed -n -e '/^$$/q' -e 's/^# //p' Makefile
@@ -58,6 +59,12 @@ sbom: engine
 	@tests/venv.sh
 	@docker image inspect "$(IMAGE)" >/dev/null 2>&1 || $(MAKE) --no-print-directory image
 	SYFT_CHECK_FOR_APP_UPDATE=false .venv/bin/syft scan --quiet "docker:$(IMAGE)" --output "cyclonedx-json=$(SBOM)"
+
+screenshot: image
+	@tests/venv.sh
+	@mkdir -p image/observability
+	GUARDED_IMAGE="$(IMAGE)" GUARDED_SCREENSHOT=image/observability/mock-akto.png .venv/bin/python -m pytest -rs \
+	    tests/integration/test_mock_page.py --quiet --quiet -k fits $(PYTEST_OPTIONS)
 
 unit:
 	@tests/venv.sh

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ RECORD = "/api/http-proxy?akto_connector=litellm&ingest_data=true"
 HTML = {"Accept": "text/html"}
 HOSTILE = "<script>alert(1)</script>\"'&\u202e\ud800"
 Client = TestClient[Any, Any]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def envelope(text: str = "Hello", host: str = "planner", **changes: Any) -> dict[str, Any]:
@@ -343,3 +345,8 @@ def test_blocked_sessions_are_forgotten_in_the_end_and_on_request() -> None:
         assert not policy.malicious_sessions
 
     with_mock(test)
+
+
+def test_the_picture_in_the_readme_is_there_and_small() -> None:
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+[.]png)\)", (ROOT / "README.md").read_text())
+    assert (ROOT / picture).stat().st_size < 150_000
