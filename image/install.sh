@@ -11,7 +11,9 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT INT TERM
 export DEBIAN_FRONTEND=noninteractive
-if ! { apt-get update && apt-get install --yes "$@"; } >"$log" 2>&1 </dev/null; then
+# Two tests may want something at once. -o: a service that apt starts does not inherit the lock.
+if ! flock -o /run/guarded-litellm-install.lock \
+    sh -c 'apt-get update && apt-get install --yes "$@"' install "$@" >"$log" 2>&1 </dev/null; then
     tail -n 20 "$log" >&2
     echo "install: $* could not be installed" >&2
     exit 1
