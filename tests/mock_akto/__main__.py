@@ -14,7 +14,7 @@ from mock_akto.service import application
 
 _SAID = "mock Akto on http://localhost:{}/: a test double that judges by word lists and protects nothing"
 # Calls under way at the end get no more time than this.
-_SHUTDOWN_SECONDS = 1
+_SHUTDOWN_SECONDS = 0.5
 
 
 async def serve(port: int, tls_directory: str | None) -> None:

@@ -52,7 +52,7 @@ _LIST = """<main>
 <h2 id="fault-title">Fault</h2>
 <div id="fault">{fault}</div>
 <form method="post" action="/_mock/page/fault">
-<label>Checks are answered with <select name="fault">{faults}</select></label>
+<label>What goes wrong with checks <select name="fault">{faults}</select></label>
 <button>Set</button>
 </form>
 </section>
