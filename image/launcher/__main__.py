@@ -93,11 +93,9 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
 
 def _keep_second_layer(environment: MutableMapping[str, str]) -> None:
     """An operator's own PYTHONPATH or startup hooks replace the image's; ours goes back in front."""
-    hook = _HERE / "hook.zip"
-    # The directory of the launcher itself is on the path only to start it.
-    others = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    others = [path for path in others if Path(path) not in (hook, _HERE)]
-    environment["PYTHONPATH"] = os.pathsep.join([str(hook), *others])
+    # The entrypoint has put the guard in front, and behind it the launcher, which nobody else needs.
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != _HERE]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     hooks = [hook.strip() for hook in environment.get("LITELLM_WORKER_STARTUP_HOOKS", "").split(",") if hook.strip()]
     if _STARTUP_HOOK not in hooks:
         environment["LITELLM_WORKER_STARTUP_HOOKS"] = ",".join([_STARTUP_HOOK, *hooks])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,21 @@ class Browser:
         return [element.text for element in self.all(selector)]
 
     def click(self, selector: str) -> None:
+        """Clicks on what the page, which changes all the time, has there now."""
+        for _ in range(3):
+            with suppress(StaleElementReferenceException):
+                self.one(selector).click()
+                return
         self.one(selector).click()
+
+    def click_until(self, selector: str, condition: Callable[[], object], what: str) -> None:
+        """Clicks, and once more should the page have moved away under the pointer, until `condition` is true."""
+        for _ in range(2):
+            self.click(selector)
+            with suppress(AssertionError):
+                self.wait(condition, what, 5)
+                return
+        self.wait(condition, what)
 
     def type(self, selector: str, text: str) -> None:
         """Types `text` over what is in a field."""
