@@ -205,8 +205,13 @@ def test_doctor_tells_what_the_workers_have_counted(start_proxy: Any, akto: Mock
     assert sum("checks_allow=1" in what for what in workers) == 1
 
 
-def test_a_blocked_request_can_be_followed_by_its_call_id(proxy: GuardedProxy, akto: MockAkto) -> None:
-    """From the client's error through LiteLLM's log and the guard's to what Akto has of it."""
+def test_a_blocked_request_can_be_followed_by_its_call_id(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    """From the client's error through LiteLLM's log, the metric and the mock Akto's page to the record."""
+    proxy: GuardedProxy = start_proxy(
+        config=proxy_config(litellm_settings={"callbacks": ["prometheus"]}),
+        env={"PYTHONPATH": "/opt/metrics"},
+        volumes=[METRICS_LIBRARY],
+    )
     answer = proxy.chat("please zebra-block")
     call_id = answer.headers["x-litellm-call-id"]
     assert answer.status_code == 403
@@ -216,8 +221,17 @@ def test_a_blocked_request_can_be_followed_by_its_call_id(proxy: GuardedProxy, a
     assert re.search(
         r"blocked \| call_id=\S+ collection=checkout-agent route=/v1/chat/completions \| .* \| \d+ ms", own
     )
+    found = samples(metrics_of(proxy))
+    (counted,) = [found[name] for name in found if "checks_total" in name and 'decision="block"' in name]
+    assert counted == 1
     (check,) = akto.calls("check")
     (record,) = akto.wait_for("record", 1)
     for call in (check, record):
         assert call_id in json.dumps(call["body"])
     assert record["body"]["statusCode"] == "403"
+    page = requests.get(f"{akto.url}/", headers={"Accept": "text/html"}, timeout=10).text
+    assert page.count(call_id) >= 2, "the check and the record"
+    (place,) = re.findall(r'data-envelope="([^"]+)"', next(row for row in page.split("<li") if ">403<" in row))
+    envelope = requests.get(akto.url + place, headers={"Accept": "text/html"}, timeout=10).text
+    assert call_id in envelope
+    assert "Prompt injection detected" in envelope
