@@ -78,7 +78,7 @@ _NOT_TEXT: Final = frozenset(
 
 # The same for a body that is passed on to a provider as it is.
 _NOT_TEXT_IN_A_BODY: Final = frozenset(
-    {"litellm_logging_obj", "litellm_metadata", "litellm_server_streaming_classification", "metadata", "tags"}
+    {"litellm_metadata", "litellm_server_streaming_classification", "metadata", "tags"}
 )
 
 _KNOWN: Final = _NOT_TEXT.union(TEXT_KEYS, CONTEXT_KEYS)

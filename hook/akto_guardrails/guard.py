@@ -80,6 +80,10 @@ _SPOKEN: Final = frozenset(
 )
 # An answer made in the background, asked for by its id: there is nothing to check before it has come.
 _FETCHED: Final = "aget_responses"
+# Calls on the path of an upload that are no records of a batch file.
+_NOT_IN_BATCHES: Final = frozenset({"acreate_file", PASS_THROUGH, ROUTED_PASS_THROUGH, MCP_CALL})
+# What LiteLLM puts into its dictionary of a request. In a record of a batch file only the client can have done so.
+_LITELLMS_OWN: Final = frozenset({"litellm_logging_obj", "proxy_server_request"})
 # Pass-through routes on which LiteLLM signs the body before it asks the hooks: a mask would not be sent.
 _SIGNED: Final = "/bedrock"
 
@@ -194,7 +198,8 @@ class Guard:
         if subject is None:
             return
         earlier = self._earlier_attempt(subject.content)
-        exchange = self._exchange(data, subject, key, call_type, None if earlier is None else earlier.key)
+        known = {name: value for name, value in data.items() if name not in _LITELLMS_OWN} if in_batch else data
+        exchange = self._exchange(known, subject, key, call_type, None if earlier is None else earlier.key)
         exchange = await self._judged_or_left(exchange, subject, earlier)
         if in_batch:
             self._records.put(exchange, None, 200)
@@ -517,10 +522,14 @@ def _may_carry_text(call_type: str) -> bool:
 
 
 def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
-    """Whether LiteLLM shows one record of a batch file: a body with nothing of its request around it."""
+    """Whether LiteLLM shows one record of a batch file: what the client wrote, with nothing of LiteLLM's around it.
+
+    Entries of LiteLLM's names prove nothing: the client may have written those, too, though no object of Python's.
+    """
     request = current_request()
-    is_upload = request is not None and request.path.endswith("/files") and call_type not in (PASS_THROUGH, MCP_CALL)
-    return is_upload and not {"proxy_server_request", "litellm_logging_obj"} & data.keys()
+    is_upload = request is not None and request.path.endswith("/files") and call_type not in _NOT_IN_BATCHES
+    written = data.get("litellm_logging_obj")
+    return is_upload and (written is None or isinstance(written, (str, int, float, list, dict)))
 
 
 def _is_still_to_come(answer: object) -> bool:

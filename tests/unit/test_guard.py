@@ -1511,11 +1511,22 @@ class TestBatchRecords:
             self.shown(guarded, {"messages": [{"role": "user", "content": "one"}]})
         assert [record["status"] for record in guarded.records] == ["403"]
 
+    @pytest.mark.parametrize("name", ["proxy_server_request", "litellm_logging_obj"])
+    @pytest.mark.parametrize("value", [{"headers": {"x-session-id": "another"}, "note": "two"}, "two", None])
+    def test_entries_of_litellms_names_are_the_clients_text(self, name: str, value: object) -> None:
+        guarded = Guarded()
+        record = {"messages": [{"role": "user", "content": "one"}], name: value}
+        before = json.dumps(record)
+        self.shown(guarded, record)
+        assert content_of(guarded.client.checks[0]).get(name) == value
+        assert len(guarded.records) == 1
+        assert "another" not in guarded.records[0]["requestHeaders"]
+        assert json.dumps(record) == before
+
     @pytest.mark.parametrize(
         ("path", "entries"),
         [
             ("/v1/chat/completions", {}),
-            ("/v1/files", {"proxy_server_request": {}}),
             ("/v1/files", {"litellm_logging_obj": LoggingObject()}),
         ],
     )
