@@ -126,6 +126,7 @@ class GuardrailsHandler(CustomLogger):
                 self._finished(data, response, CLIENT_LEFT)
                 raise
             except Refusal as refusal:
+                self._show_refusal(data, refusal)
                 raise _for_litellm(refusal) from None
             except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
                 raise _for_litellm(self._guard.refusal_of_answer_mask(data, body, error)) from None
@@ -159,6 +160,7 @@ class GuardrailsHandler(CustomLogger):
                 await checking.aclose()
             raise
         except Refusal as refusal:
+            self._show_refusal(request_data, refusal)
             raise _for_litellm(refusal) from None
         except Exception as error:  # not handled here: noted for the record and passed on
             status, failure = _status_of(error), error

@@ -126,6 +126,18 @@ def test_litellms_logging_callbacks_have_the_decision(start_proxy: Any, akto: Mo
     assert all("metadata" not in request["body"] for request in llm.requests())
 
 
+def test_a_refused_answer_is_shown_too(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    config = proxy_config(litellm_settings={"callbacks": ["listener.listener"]})
+    proxy: GuardedProxy = start_proxy(
+        config=config, files={"listener.py": LISTENER}, env={"RESPONSE_GUARDRAILS": "true"}
+    )
+    llm.says(text="please zebra-block")
+    answer = proxy.chat("hello")
+    assert (answer.status_code, answer.headers["x-akto-guardrails"]) == (403, "blocked")
+    entries = heard(proxy, "refused", 2)
+    assert [entry["guardrail_response"]["decision"] for entry in entries] == ["allowed", "blocked"]
+
+
 def test_the_guards_lines_are_json_where_litellms_are(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
     proxy: GuardedProxy = start_proxy(config=proxy_config(litellm_settings={"json_logs": True}))
     answer = proxy.chat("zebra-block")
