@@ -44,11 +44,14 @@ class Delivery(Enum):
 
     DELIVERED = "delivered"
     RETRY = "retry"
-    """Not taken now (time-out, connection, 429, 5xx, nothing to publish it to); may be taken later."""
+    """Not taken now (time-out, connection, 401, 429, 5xx, nothing to publish it to); may be taken later.
+
+    A 401 is one of these because a token expires, and the next start may send what is on disk with a new one.
+    """
     UNFIT = "unfit"
     """Not taken for what is in it or for its size (413, 422, 500 for a long one); may be taken when it is cut."""
     REFUSED = "refused"
-    """Not taken, and sending it again would not help (401, redirects and other 4xx)."""
+    """Not taken, and sending it again would not help (redirects and other 4xx)."""
 
 
 class AktoClient:
@@ -200,7 +203,7 @@ def _delivery(status: int, answer: bytes, length: int) -> Delivery:
         return Delivery.RETRY
     if status in (413, 422) or (status == 500 and length > _LONG_RECORD):
         return Delivery.UNFIT
-    return Delivery.RETRY if status == 429 or status >= 500 else Delivery.REFUSED
+    return Delivery.RETRY if status in (401, 429) or status >= 500 else Delivery.REFUSED
 
 
 def _new_session() -> aiohttp.ClientSession:

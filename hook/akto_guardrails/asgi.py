@@ -40,10 +40,10 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
 
         async def noting_the_answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                request.status = message["status"]
+                request.began(message["status"], message.get("headers", ()))
                 message["headers"] = [*message.get("headers", ()), *_outcome_header(request)]
-            elif message["type"] == "http.response.body" and not message.get("more_body"):
-                request.is_answered = True
+            elif message["type"] == "http.response.body":
+                request.sent(message.get("body", b""), is_last=not message.get("more_body"))
             await send(message)
 
         try:

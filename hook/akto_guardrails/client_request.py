@@ -6,7 +6,7 @@ others. An ASGI layer around the proxy's application notes what there is to know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, get_args
 # request, whatever the verdict (SYNC_MODE=false). `unchecked`: there was no verdict.
 Outcome = Literal["allowed", "observed", "flagged", "masked", "unchecked", "blocked"]
 _OUTCOMES: Final = get_args(Outcome)
+_LONGEST_STREAM: Final = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -24,7 +25,8 @@ class ClientRequest:
     `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
     the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
     `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application
-    raised an exception. `outcome`: what the guard made of it, None when there was nothing to check.
+    raised an exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: the bytes
+    of a streamed answer, about 4 MiB at most, where the guard has put an empty one for them.
     """
 
     is_websocket: bool
@@ -39,12 +41,25 @@ class ClientRequest:
     has_failed: bool = False
     has_ended: bool = False
     outcome: Outcome | None = None
+    stream: bytearray | None = None
     _at_end: list[Callable[[], None]] = field(default_factory=list)
 
     def note(self, outcome: Outcome) -> None:
         """Notes what became of the request, or of a part of it."""
         if self.outcome is None or _OUTCOMES.index(outcome) > _OUTCOMES.index(self.outcome):
             self.outcome = outcome
+
+    def began(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The answer has begun."""
+        self.status = status
+        if self.stream is not None and not _is_event_stream(headers):
+            self.stream = None
+
+    def sent(self, part: bytes, *, is_last: bool) -> None:
+        """A part of the answer is on its way."""
+        self.is_answered = is_last
+        if self.stream is not None and len(self.stream) < _LONGEST_STREAM:
+            self.stream += part
 
     def when_ended(self, action: Callable[[], None]) -> None:
         """Has `action`, which must not raise, called when the request has ended; at once when it has."""
@@ -68,6 +83,10 @@ class ClientRequest:
         # LiteLLM takes for a form whatever has these words in it.
         is_form = "multipart/form-data" in announced
         return not is_form and (not media_type or media_type == "application/json" or media_type.endswith("+json"))
+
+
+def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
 
 
 _current: Final[ContextVar[ClientRequest | None]] = ContextVar("akto_client_request", default=None)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.omissions import is_credential, without_credentials, without_media
+from akto_guardrails.omissions import is_credential, note_on_body, without_credentials, without_media
 
 Path = tuple[str | int, ...]
 
@@ -147,7 +147,9 @@ def _plain(answer: object) -> object:
     """The body of an HTTP answer, which is what LiteLLM gives out on routes that it passes on to a provider."""
     content = getattr(answer, "text", None) if hasattr(answer, "status_code") else None
     if not isinstance(content, str):
-        return answer
+        # Speech: an HTTP answer in an object of its own, whose bytes may not have been read yet.
+        headers = getattr(getattr(answer, "response", None), "headers", None)
+        return answer if headers is None else note_on_body(headers)
     try:
         parsed: object = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -160,4 +160,5 @@ def mcp_tags_of(sender: Sender, identity: Identity, *, server: str, tool: str) -
 
 def tool_tags_of(tags: Mapping[str, str], *, tool: str) -> dict[str, str]:
     """The tags of an ordinary tool call, from those of the request that led to it."""
-    return {**tags, "call_type": "tool_call", "tool_name": tool[:_LONGEST_TAG]}
+    own = {"call_type": "tool_call", "tool_name": tool[:_LONGEST_TAG]}
+    return {**tags, **{name: value for name, value in own.items() if value}}

@@ -28,6 +28,7 @@ from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.records import TOO_DEEP, Records, as_object, at_mcp_server
 from akto_guardrails.settings import Settings
+from akto_guardrails.streaming import body_of_stream
 from akto_guardrails.subject import (
     MCP_CALL,
     MCP_LIST,
@@ -80,8 +81,10 @@ _SPOKEN: Final = frozenset(
 )
 # An answer made in the background, asked for by its id: there is nothing to check before it has come.
 _FETCHED: Final = "aget_responses"
+# LiteLLM 1.106.2 shows no hook the streams of the second, and of the first a text about its own trouble to read them.
+_PASSED_THROUGH: Final = frozenset({PASS_THROUGH, ROUTED_PASS_THROUGH})
 # Calls on the path of an upload that are no records of a batch file.
-_NOT_IN_BATCHES: Final = frozenset({"acreate_file", PASS_THROUGH, ROUTED_PASS_THROUGH, MCP_CALL})
+_NOT_IN_BATCHES: Final = _PASSED_THROUGH | {"acreate_file", MCP_CALL}
 # What LiteLLM puts into its dictionary of a request. In a record of a batch file only the client can have done so.
 _LITELLMS_OWN: Final = frozenset({"litellm_logging_obj", "proxy_server_request"})
 # Pass-through routes on which LiteLLM signs the body before it asks the hooks: a mask would not be sent.
@@ -275,6 +278,8 @@ class Guard:
         # Turns of one connection are many, and are seen to when it is closed.
         if request is not None and not request.has_guarded_turns:
             request.when_ended(partial(self._request_ended, request, exchange.key))
+            if exchange.call_type in _PASSED_THROUGH:
+                request.stream = bytearray()
 
     def _earlier_attempt(self, content: Mapping[str, object]) -> Exchange | None:
         """The open exchange of this very request when LiteLLM runs its pre-call hooks a second time.
@@ -462,17 +467,17 @@ class Guard:
         exchange = self._open.get(key)
         if exchange is None:
             return
-        if request.has_failed and not request.is_answered:
-            self._awaited.add(key, 500, _LEFT_SECONDS)
-        elif request.status in (None, CLIENT_LEFT) or not request.is_answered:
-            self._awaited.add(key, CLIENT_LEFT, _LEFT_SECONDS)
-        elif request.status < 400:
-            seconds = _BACKGROUND_SECONDS if exchange.call_type in _BACKGROUND else _LATE_SECONDS
-            self._awaited.add(key, request.status, seconds)
-        else:
+        status = _status_at_end(request)
+        if request.is_answered and status >= 400 and status != CLIENT_LEFT:
             # On some routes LiteLLM calls no hook for an error.
-            error = {"error": {"message": f"answered with HTTP status {request.status}"}}
-            self._finished_without_hook(key, error, request.status)
+            error = {"error": {"message": f"answered with HTTP status {status}"}}
+            self._finished_without_hook(key, error, status)
+        elif request.stream:
+            self._finished_without_hook(key, request.stream, status)
+        elif status >= 400:
+            self._awaited.add(key, status, _LEFT_SECONDS)
+        else:
+            self._awaited.add(key, status, _BACKGROUND_SECONDS if exchange.call_type in _BACKGROUND else _LATE_SECONDS)
 
     def _given_up(self, key: Key, status: int) -> None:
         if self._open.get(key) is not None:
@@ -481,7 +486,8 @@ class Guard:
 
     def _finished_without_hook(self, key: Key, answer: object, status: int) -> None:
         try:
-            self.finished_exchange(key, answer, status)
+            body = body_of_stream(answer) if isinstance(answer, bytearray) else answer
+            self.finished_exchange(key, body, status)
         except Exception as error:  # noqa: BLE001 - called by the server or the event loop, which would print its text
             self.note_internal_error(error)
 
@@ -519,6 +525,13 @@ def _may_carry_text(call_type: str) -> bool:
     request = current_request()
     is_bodiless = request is not None and request.method in ("GET", "DELETE") and not request.is_websocket
     return call_type not in _ADMINISTRATION and (call_type == PASS_THROUGH or not is_bodiless)
+
+
+def _status_at_end(request: ClientRequest) -> int:
+    """The status of a request that has ended, by what was sent of its answer."""
+    if request.has_failed and not request.is_answered:
+        return 500
+    return request.status if request.is_answered and request.status is not None else CLIENT_LEFT
 
 
 def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:

@@ -7,7 +7,7 @@ Decided by structure, not by how a string looks: text must not pass for media, n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*+")
@@ -54,6 +54,12 @@ def without_credentials(key: object, value: Any) -> Any:
 def note_on_bytes(value: bytes | bytearray) -> str:
     """What stands in the checked text for bytes that are no text."""
     return f"[binary: {len(value)} bytes left out]"
+
+
+def note_on_body(headers: Mapping[str, str]) -> str:
+    """What stands in a record for an HTTP answer with these headers that is no text."""
+    kind, length = headers.get("content-type", "binary"), headers.get("content-length")
+    return f"[{kind}: left out]" if length is None else f"[{kind}: {length} bytes left out]"
 
 
 def without_media(value: Any, *, in_media: bool = False) -> Any:

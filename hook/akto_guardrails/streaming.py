@@ -106,6 +106,13 @@ class StreamedAnswer:
         return piece._replace(kind="delta" if known is None and piece.text not in self.alone else "alone")
 
 
+def body_of_stream(stream: bytes | bytearray) -> object:
+    """The answer in the bytes of a whole stream; None when there is none."""
+    answer = StreamedAnswer()
+    answer.add(stream)
+    return answer.body()
+
+
 class _GeminiAnswer:
     """Chunks of a Gemini stream as one answer: text goes on from chunk to chunk, calls of tools come whole."""
 

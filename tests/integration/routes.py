@@ -739,6 +739,16 @@ ROUTES: Final = [
         answer_checked=False,
         recorded_since="1.106.2",
     ),
+    Route(
+        name="pass-through to vLLM with a router model, streamed",
+        path="/vllm/v1/chat/completions",
+        call_type="allm_passthrough_route",
+        upstream="POST (/v1)+/chat/completions",
+        places={"user message": lambda text: {**_chat(_user(text), stream=True), "model": "vllm"}},
+        streams=True,
+        answer_checked=False,
+        recorded_since="1.106.2",
+    ),
 ]
 
 

@@ -137,10 +137,9 @@ def cases_of_the_plain_proxy() -> Iterator[Case]:
     for name in ("chat", "responses", "messages"):
         yield Case("plain", f"model before a stream, {name}", to(name, stream=True), "after a while", "model", "499")
     yield Case("plain", "an MCP tool", to_mcp, "after a while", "model", "499", None)
-    for name in (*STREAMING, "queue", "rag", "pass-through to OpenAI", "pass-through to Anthropic"):
+    passed_through = ("pass-through to OpenAI", "pass-through to Anthropic", "pass-through to vLLM")
+    for name in (*STREAMING, "queue", "rag", *passed_through):
         yield Case("plain", f"in a stream, {name}", to(name, stream=True), slow, b"from", "499", BEGINNING)
-    # LiteLLM calls no hook with an answer of this kind.
-    yield Case("plain", "in a stream, vLLM", to("pass-through to vLLM", stream=True), slow, b"from", "499", None)
     for how in ("reset", "sdk"):
         yield Case("plain", f"in a stream, {how}", to("chat", stream=True), slow, b"from", "499", BEGINNING, how)
     for model in ("secure", "vllm"):

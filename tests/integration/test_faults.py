@@ -83,7 +83,7 @@ MODES = [Mode(sync, fallback) for sync in (True, False) for fallback in ("fail_o
 FAULTS = [
     Fault("time-out", "timeout", {"delay_ms": 120_000, "body": ALLOW}, requests=1),
     Fault("slow drip", "timeout", {"drip_ms": 300, "raw_body": json.dumps(ALLOW) + " " * 400}, requests=1),
-    Fault("401", "credentials", {"status": 401, "raw_body": "no"}, records="once"),
+    Fault("401", "credentials", {"status": 401, "raw_body": "no"}),
     Fault("302", "redirect", {"status": 302, "raw_body": "", "headers": {"Location": ALLOWING}}, records="once"),
     Fault("422", "rejected", {"status": 422, "body": {"success": False}}, records=""),
     Fault("429", "rejected", {"status": 429, "raw_body": "later"}),

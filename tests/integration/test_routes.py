@@ -69,6 +69,9 @@ def test_an_allowed_request_is_checked_answered_and_recorded_once(
     assert HARMLESS in payloads(checks)
     assert HARMLESS in payloads(records)
     assert {record["body"]["statusCode"] for record in records} == {"200"}
+    assert " object at 0x" not in readable(records), "an answer is recorded by the name of Python's object"
+    if route.streams:
+        assert "Hello from the mock model." in readable(records), records[0]["body"]["responsePayload"]
 
 
 @every_place

@@ -319,7 +319,7 @@ def test_an_answer_cut_short_is_a_connection_fault() -> None:
     [
         (200, Delivery.DELIVERED),
         (302, Delivery.REFUSED),
-        (401, Delivery.REFUSED),
+        (401, Delivery.RETRY),
         (404, Delivery.REFUSED),
         (422, Delivery.UNFIT),
         (429, Delivery.RETRY),

@@ -352,6 +352,18 @@ def test_an_answer_of_another_kind_is_taken_as_it_is(answer: object) -> None:
     assert answer_body(answer) == answer
 
 
+@pytest.mark.parametrize(
+    ("headers", "note"),
+    [
+        ({"content-type": "audio/mpeg", "content-length": "1234"}, "[audio/mpeg: 1234 bytes left out]"),
+        ({"content-type": "audio/mpeg"}, "[audio/mpeg: left out]"),
+        ({}, "[binary: left out]"),
+    ],
+)
+def test_of_a_spoken_answer_there_is_a_note(headers: dict[str, str], note: str) -> None:
+    assert answer_body(SimpleNamespace(response=SimpleNamespace(headers=headers))) == note
+
+
 def test_an_answer_with_an_attribute_of_that_name_that_is_no_method_is_taken_as_it_is() -> None:
     answer = SimpleNamespace(model_dump="text")
     assert answer_body(answer) is answer

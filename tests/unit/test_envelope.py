@@ -253,6 +253,9 @@ class TestToolTags:
         assert tool_tags_of(tags, tool="search") == {**tags, "call_type": "tool_call", "tool_name": "search"}
         assert tags["call_type"] == "acompletion"
 
+    def test_a_tool_without_a_name_has_no_tag_for_it(self) -> None:
+        assert tool_tags_of({}, tool="") == {"call_type": "tool_call"}
+
     @pytest.mark.parametrize("name", ["tool_name", "mcp_server_name"])
     def test_they_are_kept_short(self, name: str) -> None:
         long = "x" * 5000

@@ -27,7 +27,7 @@ Outcome = tuple[Delivery, int | None]
 
 DELIVERED: Outcome = (Delivery.DELIVERED, 200)
 RETRY: Outcome = (Delivery.RETRY, 503)
-REFUSED: Outcome = (Delivery.REFUSED, 401)
+REFUSED: Outcome = (Delivery.REFUSED, 404)
 UNFIT: Outcome = (Delivery.UNFIT, 422)
 
 
@@ -263,7 +263,7 @@ def test_a_refused_record_is_not_sent_again_and_is_an_error_in_the_log(caplog: p
     assert service.sent == [b"secret-content"]
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
-    assert "401" in line.getMessage()
+    assert "404" in line.getMessage()
     assert "secret-content" not in caplog.text
 
 
