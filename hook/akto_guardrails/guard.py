@@ -21,6 +21,7 @@ from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, mcp_tags_of, payload_of, tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
 from akto_guardrails.exchange import latest as latest_exchange
+from akto_guardrails.freed_memory import FreedMemory, trim_of_the_c_library
 from akto_guardrails.identity import KeyHolder, identity_of, key_in_metadata, what_the_client_says
 from akto_guardrails.journal import Journal
 from akto_guardrails.masking import UnmappableMask, apply_mask
@@ -121,7 +122,8 @@ class Guard:
             settings.account_id, settings.vxlan_id, settings.context_source, observing=not settings.sync_mode
         )
         self._checker = Checker(settings, client, self._sender, counters)
-        self._records = Records(settings, recorder, self._sender, counters, self._journal)
+        memory = FreedMemory(trim_of_the_c_library())
+        self._records = Records(settings, recorder, self._sender, counters, self._journal, memory=memory)
         self._background: set[asyncio.Task[None]] = set()
         # Whether LiteLLM shows the records of batch files to its hooks.
         self.is_shown_batches = True

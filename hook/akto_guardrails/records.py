@@ -10,6 +10,7 @@ from typing import Any, Final
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tool_tags_of
 from akto_guardrails.exchange import Exchange
+from akto_guardrails.freed_memory import FreedMemory
 from akto_guardrails.identity import SESSION, Identity
 from akto_guardrails.journal import Journal
 from akto_guardrails.recorder import Recorder
@@ -24,10 +25,18 @@ class Records:
     """Makes records and queues them."""
 
     def __init__(
-        self, settings: Settings, recorder: Recorder, sender: Sender, counters: Counters, journal: Journal
+        self,
+        settings: Settings,
+        recorder: Recorder,
+        sender: Sender,
+        counters: Counters,
+        journal: Journal,
+        *,
+        memory: FreedMemory,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
+        self._memory = memory
         self._sender = sender
         self._counters = counters
         self._journal = journal
@@ -80,6 +89,7 @@ class Records:
             record_id=uuid.uuid4().hex,
         )
         self._recorder.put(body, identity.headers.get(SESSION))
+        self._memory.used(len(body))
 
 
 def at_mcp_server(identity: Identity, server: str, path: str) -> Identity:
