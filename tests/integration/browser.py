@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -89,7 +89,7 @@ class Browser:
     def click(self, selector: str) -> None:
         """Clicks on what the page, which changes all the time, has there now."""
         for _ in range(3):
-            with suppress(StaleElementReferenceException):
+            with suppress(WebDriverException):
                 self.one(selector).click()
                 return
         self.one(selector).click()
@@ -113,14 +113,15 @@ class Browser:
         Select(self.one(selector)).select_by_visible_text(label)
 
     def wait(self, condition: Callable[[], object], what: str, seconds: float = 10) -> None:
-        """Waits until `condition` is true; the page may change or load while it is looked at."""
+        """Waits until `condition` is true.
+
+        The page may change or load while it is looked at, for which the driver has errors of several kinds.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            try:
+            with suppress(WebDriverException):
                 if condition():
                     return
-            except (NoSuchElementException, StaleElementReferenceException):
-                pass
             time.sleep(0.1)
         raise AssertionError(f"not within {seconds} seconds: {what}; the page says:\n{self.one('body').text}")
 

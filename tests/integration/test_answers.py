@@ -209,7 +209,7 @@ def test_a_mask_is_applied_to_the_answer_and_to_nothing_else(
     assert api.text_of(masked) == MASKED
     (record,) = akto.wait_for("record", 1)
     assert MASKED in record["body"]["responsePayload"]
-    assert "4111" not in record["body"]["responsePayload"]
+    assert "4111-1111" not in record["body"]["responsePayload"]
     llm.says(text=MASKED)
     unmasked = guarded.post(path, body).json()
     assert without_chance(json.dumps(masked)) == without_chance(json.dumps(unmasked))
@@ -231,7 +231,7 @@ def test_arguments_of_tool_calls_are_checked(
     llm.says(arguments=json.dumps({"note": CARD, "n": 1}))
     response = guarded.post(path, body)
     assert response.status_code == 200, response.text
-    assert "4111" not in response.text
+    assert "4111-1111" not in response.text
     assert "CREDIT_CARD" in response.text
     if not stream:
         assert api.arguments_of is not None
@@ -281,10 +281,10 @@ def test_masks_are_applied_to_streams(either: GuardedProxy, akto: MockAkto, llm:
     response = either.post(path, body)
     assert response.status_code == 200
     assert streamed_text(response.text) == f"{MASKED} {LONG} {MASKED}"
-    assert "4111" not in response.text
+    assert "4111-1111" not in response.text
     (record,) = akto.wait_for("record", 1)
     assert record["body"]["responsePayload"].count("<CREDIT_CARD>") == 2
-    assert "4111" not in record["body"]["responsePayload"]
+    assert "4111-1111" not in record["body"]["responsePayload"]
 
 
 @every_api
@@ -435,7 +435,7 @@ def test_results_of_mcp_tools_are_checked(
     payload = json.loads(record["body"]["responsePayload"])
     assert payload["jsonrpc"] == "2.0"
     assert ("x-blocked-by" in payload["result"]) is (told == BAD)
-    assert "4111" not in record["body"]["responsePayload"]
+    assert "4111-1111" not in record["body"]["responsePayload"]
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if not route.needs], ids=lambda route: route.name)
@@ -460,7 +460,7 @@ def test_an_answer_made_in_the_background_is_checked_when_it_is_fetched(
     headers = {"Authorization": "Bearer sk.checkout-agent"}
     fetched = requests.get(f"{guarded.url}/v1/responses/{made.json()['id']}", headers=headers, timeout=30)
     assert fetched.status_code == status
-    assert "4111" not in fetched.text
+    assert "4111-1111" not in fetched.text
     assert ("zebra-block" in fetched.text) is False
     if told == CARD:
         assert MASKED in fetched.text

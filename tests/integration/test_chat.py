@@ -201,7 +201,7 @@ def test_a_mask_reaches_the_model_and_nothing_else_of_the_request_changes(
     expected["messages"][1]["content"] = MASKED
     assert request["body"] == expected
     (record,) = akto.wait_for("record", 1)
-    assert "4111" not in record["body"]["requestPayload"]
+    assert "4111-1111" not in record["body"]["requestPayload"]
     assert sent_body(record)["messages"][1]["content"] == MASKED
     headers = json.loads(record["body"]["requestHeaders"])
     assert headers.pop("x-akto-record-id")

@@ -44,7 +44,7 @@ def test_the_demo_shows_six_outcomes_and_cleans_up() -> None:
     assert client("allowed").startswith("HTTP 200") and "record, status 200" in akto("allowed")
     assert client("blocked").startswith("HTTP 403 Blocked by Akto Guardrails: Prompt injection detected")
     assert model("blocked") == "nothing" and "record, status 403" in akto("blocked")
-    assert "<CREDIT_CARD>" in model("masked") and "4111" not in model("masked")
+    assert "<CREDIT_CARD>" in model("masked") and "4111-1111" not in model("masked")
     assert client("alerted").startswith("HTTP 200") and "check: alert" in akto("alerted")
     assert client("streamed") == "HTTP 200, streamed Hello from the mock model."
     assert "collection planner" in akto("per agent") and "collection llm.example.com" in akto("allowed")

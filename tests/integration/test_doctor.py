@@ -127,6 +127,21 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(run: Run, akto: MockAkto) -
     assert akto.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("date", "status", "what"),
+    [
+        ("Sat, 01 Jan 2000 00:00:00 GMT", "warning", "records are filed under the wrong time"),
+        ("no date", "skipped", "no answer with a time in it"),
+    ],
+)
+def test_doctor_compares_the_clocks(run: Run, akto: MockAkto, date: str, status: str, what: str) -> None:
+    akto.answer("auth", {"status": 200, "headers": {"Date": date}, "body": {"success": True}})
+    exit_status, out, _ = run(["doctor", "--json"])
+    assert exit_status == 0
+    assert checks_of(out) == ALL_WELL | {"clock": status}
+    assert what in out
+
+
 def test_doctor_shows_what_would_be_injected_and_no_secret(network: Network, akto: MockAkto, tmp_path: Path) -> None:
     config = proxy_config(litellm_settings={"callbacks": "otel", "cache_params": {"password": "p4ssw0rd"}})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from integration.containers import MASTER_KEY, GuardedProxy, MockAkto, MockLlm, proxy_config
+from integration.test_faults import eventually
 
 # Prints what LiteLLM tells its logging callbacks about guardrails.
 LISTENER = """
@@ -196,11 +197,38 @@ def test_the_numbers_are_on_litellms_metrics(start_proxy: Any, akto: MockAkto, l
     assert found["akto_guardrails_record_queue_bytes"] == 0
 
 
+def test_what_goes_up_and_down_is_on_litellms_metrics_too(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = start_proxy(
+        config=proxy_config(litellm_settings={"callbacks": ["prometheus"]}),
+        env={"PYTHONPATH": "/opt/metrics", "SHUTDOWN_FLUSH_SECONDS": "1"},
+        volumes=[METRICS_LIBRARY],
+    )
+    for kind in ("check", "record"):
+        akto.answer(kind, {"status": 503, "raw_body": "down"})
+    for _ in range(10):
+        assert proxy.chat("hello", headers={"x-session-id": "only"}).status_code == 200
+    found = samples(metrics_of(proxy))
+    assert found["akto_guardrails_breaker_open"] == 1
+    assert found["akto_guardrails_record_queue_entries"] in (9, 10), "the oldest may be on its way"
+    assert found["akto_guardrails_record_queue_bytes"] > 9_000
+
+
 def metrics_of(proxy: GuardedProxy) -> str:
     headers = {"Authorization": f"Bearer {MASTER_KEY}"}
     # The numbers that go up and down are taken over every five seconds.
     time.sleep(6)
     return requests.get(f"{proxy.url}/metrics/", headers=headers, timeout=10).text
+
+
+def test_without_metrics_the_log_has_the_numbers_once_a_minute(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = start_proxy()
+    for text in ("hello", "zebra-block"):
+        proxy.chat(text)
+    assert eventually(lambda: "counters | " in proxy.guard_log(), 75)
+    (numbers,) = re.findall(r"counters \| (\{.*\})", proxy.guard_log())
+    counted = json.loads(numbers)
+    assert counted["checks_allow"] == counted["checks_block"] == 1
+    assert counted["records_delivered"] == 2
 
 
 def test_doctor_tells_what_the_workers_have_counted(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:

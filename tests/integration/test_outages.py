@@ -184,10 +184,11 @@ def with_spool(spool: Path, **env: str) -> dict[str, Any]:
     return {"env": bounds | env, "volumes": [(str(spool), "/spool", "rw")]}
 
 
+@pytest.mark.parametrize("answer", [DOWN, {"status": 401, "raw_body": "expired"}], ids=["down", "token refused"])
 def test_records_on_disk_are_sent_by_the_next_start_in_their_order(
-    start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path
+    start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path, answer: dict[str, Any]
 ) -> None:
-    akto.answer("record", DOWN)
+    akto.answer("record", answer)
     first: GuardedProxy = start_proxy(**with_spool(spool))
     chats(first, range(30))
     stored = list(spool.glob("worker-*/*.record"))
@@ -225,6 +226,43 @@ def test_records_on_disk_outlive_a_container_that_was_killed(
     assert found == list(range(6, 30))
     stop(second)
     assert list(spool.iterdir()) == []
+
+
+def test_records_in_memory_are_on_disk_before_a_stop_turns_into_a_kill(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path
+) -> None:
+    akto.answer("record", DOWN)
+    first: GuardedProxy = start_proxy(**with_spool(spool, MAX_QUEUED_RECORDS="100", SHUTDOWN_FLUSH_SECONDS="60"))
+    chats(first, range(30))
+    assert not list(spool.glob("worker-*/*.record"))
+    _, counters = stop(first, seconds=6)
+    assert counters == {}, "it was killed while it tried to deliver"
+    akto.answer_normally("record")
+    second: GuardedProxy = start_proxy(**with_spool(spool))
+    assert_all_once_in_the_order_of_their_sessions(wait_for_delivery(akto, 30), range(30))
+    stop(second)
+    assert list(spool.iterdir()) == []
+
+
+def test_living_workers_leave_each_others_records_alone(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path
+) -> None:
+    akto.answer("record", DOWN)
+    first: GuardedProxy = start_proxy(**with_spool(spool))
+    chats(first, range(20))
+    second: GuardedProxy = start_proxy(**with_spool(spool))
+    chats(first, range(20, 30))
+    chats(second, range(30, 60))
+    akto.answer_normally("record")
+    records = wait_for_delivery(akto, 60)
+    # Both have all sessions; the order is kept within a worker.
+    for numbers in (range(30), range(30, 60)):
+        own = [record for record in records if number_of(record) in numbers]
+        assert_all_once_in_the_order_of_their_sessions(own, numbers)
+    for proxy in (first, second):
+        _, counters = stop(proxy)
+        assert counters["records_delivered"] == 30
+        assert "records_dropped" not in counters
 
 
 def test_a_full_spool_drops_the_oldest_and_says_so(start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from testcontainers.core.network import Network
 
@@ -27,6 +29,7 @@ class MockAktoOverTls(MockAkto):
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("certificates")
     directory.chmod(0o777)
+    shutil.copy(certifi.where(), directory / "others.pem")
     return directory
 
 
@@ -42,9 +45,11 @@ def secure_akto(network: Network, certificates: Path) -> Iterator[MockAkto]:
     [
         ({"AKTO_CA_BUNDLE": "/certificates/akto.pem"}, True),
         ({"SSL_VERIFY": "False"}, True),
+        ({"SSL_CERT_FILE": "/certificates/akto.pem"}, True),
+        ({"AKTO_CA_BUNDLE": "/certificates/others.pem", "SSL_CERT_FILE": "/certificates/akto.pem"}, False),
         ({}, False),
     ],
-    ids=["AKTO_CA_BUNDLE", "SSL_VERIFY=False", "nothing"],
+    ids=["AKTO_CA_BUNDLE", "SSL_VERIFY=False", "SSL_CERT_FILE", "AKTO_CA_BUNDLE of others", "nothing"],
 )
 def test_akto_is_asked_when_its_certificate_is_trusted_and_only_then(
     start_proxy: Any,

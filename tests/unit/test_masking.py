@@ -165,6 +165,7 @@ class TestExtractedText:
             ("555-1234 or 555-9876", "<PHONE> or <PHONE>"),
             ("call 555-1234", "call <PHONE>"),
             ("555-1234 is it", "<PHONE> is it"),
+            ("5 or 6 now", "<PHONE> or <PHONE> now"),
         ],
     )
     def test_masks_come_as_tokens_of_many_kinds(self, sent: str, masked: str) -> None:
@@ -183,6 +184,7 @@ class TestExtractedText:
             "****",
             "refund me, My card is <CREDIT_CARD>",
             "My card is <A>, refund<B> me",
+            "My <A> was <B>, refund me",
         ],
     )
     def test_other_text_is_no_masked_form_of_it(self, text: str) -> None:

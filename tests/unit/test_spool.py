@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import stat
@@ -92,6 +93,28 @@ def test_what_one_worker_has_no_room_for_stays_until_it_has(tmp_path: Path) -> N
     spool.take_over()
     assert records_of(spool) == [b"a" * 60]
     assert records_of(spool) == [b"b" * 60]
+
+
+def test_what_is_taken_over_takes_room(tmp_path: Path) -> None:
+    left_by_a_dead_worker(tmp_path, b"a" * 60, b"b" * 40)
+    spool = Spool(str(tmp_path), 100)
+    spool.take_over()
+    assert len(spool) == 2, "as much as there is room for"
+    assert not spool.has_room_for(b"c")
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(str(tmp_path), 1_000)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError):
+        spool.add(b"record", 1)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+    assert spool.has_room_for(b"r" * 1_000)
+    assert len(spool) == 0
 
 
 @pytest.mark.parametrize("length", [0, 3])

@@ -115,6 +115,7 @@ def test_every_exception_from_the_examples_is_still_there() -> None:
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
+        (204, Cause.UNREADABLE),
         (300, Cause.REDIRECT),
         (302, Cause.REDIRECT),
         (399, Cause.REDIRECT),
