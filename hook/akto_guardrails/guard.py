@@ -512,7 +512,6 @@ class Guard:
         for exchange in self._open.take_all():
             self._counters.add("exchanges_left_open")
             self._records.put(exchange, None, CLIENT_LEFT)
-        await asyncio.sleep(0)  # lets the tool calls of the last answers get into the queue
         await self._records.flush(deadline - asyncio.get_running_loop().time())
         await self._client.close()
         _log.info("GuardrailsHandler stopped | %s", orjson.dumps(self._counters.snapshot()).decode())
