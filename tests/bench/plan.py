@@ -58,7 +58,9 @@ class Cell:
 
     def variants(self) -> tuple[str, ...]:
         """The proxies that play this cell, besides the unguarded one."""
-        return (*GUARDED, CONTROL, BUILT_IN, BARE) if self == DEFAULT else GUARDED
+        if self == DEFAULT:
+            return (*GUARDED, CONTROL, BUILT_IN, BARE)
+        return (*GUARDED, BARE) if self.connections <= DEFAULT.connections else GUARDED
 
 
 DEFAULT: Final = Cell(16, 20)
