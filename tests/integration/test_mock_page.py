@@ -18,6 +18,7 @@ from testcontainers.core.network import Network
 
 from integration.browser import Browser
 from integration.containers import IMAGE, READY_SECONDS, GuardedProxy, MockLlm, Service, run_once
+from integration.test_faults import eventually
 
 HOSTILE = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 ROW = "#calls > li"
@@ -57,11 +58,19 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def browser(window: Browser, double: Service) -> Iterator[Browser]:
     """The page, with nothing received yet and the standard policy; nothing is in the console at the end either."""
+    assert eventually(lambda: all_recorded(double), 10), "a record of an earlier test would come into this one"
     requests.delete(f"{double.url}/_mock/calls", timeout=5)
     window.look_as(1280, 900)
     window.driver.get(double.url)
     yield window
     assert window.complaints() == []
+
+
+def all_recorded(double: Service) -> bool:
+    """Whether each request that was checked has its record, too."""
+    calls = requests.get(f"{double.url}/_mock/calls", timeout=5).json()["calls"]
+    kinds = [call["kind"] for call in calls]
+    return kinds.count("record") >= kinds.count("check")
 
 
 def wait_for_decisions(browser: Browser, *expected: str) -> None:
