@@ -1,31 +1,24 @@
-"""The client of Akto's Data Ingestion Service: the only place that does HTTP.
+"""The client of Akto's Data Ingestion Service: what is sent where, and what an answer or the lack of one means.
 
-aiohttp and not httpx: with 16 requests at once a POST of 2 kB cost 0.08 ms of CPU with aiohttp 3.14 and 1.3 ms with
-`httpx.AsyncClient` 0.28 (3,000 POSTs on the loopback interface, process time), and the guard makes two for each
-request. aiohttp is a core dependency of LiteLLM.
+The HTTP itself is in `direct.py`, and in `proxied.py` where the environment names a forward proxy.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import errno
 import resource
 import ssl
-import urllib.request
 from enum import Enum
-from typing import Final, Literal
-from urllib.parse import urlsplit
+from typing import Final, Protocol
 
-import aiohttp
 from yarl import URL
 
 from akto_guardrails.breaker import Breaker
+from akto_guardrails.direct import Direct
+from akto_guardrails.proxied import Proxied, proxy_for
 from akto_guardrails.verdict import Cause, Verdict, unavailable, verdict_of_answer
 
 _PATH: Final = "/api/http-proxy"
-# Shorter than what servers and load balancers keep idle connections for, so that ours are seldom found closed.
-_IDLE_SECONDS: Final = 15.0
 _LARGEST_ANSWER: Final = 8 * 1024 * 1024
 # Of the envelopes of all checks under way.
 MOST_BYTES_AT_ONCE: Final = 256 * 1024 * 1024
@@ -54,8 +47,21 @@ class Delivery(Enum):
     """Not taken, and sending it again would not help (redirects and other 4xx)."""
 
 
+class Server(Protocol):
+    """The connections to the service, as `Direct` and `Proxied` have them."""
+
+    async def post(self, target: str, body: bytes, seconds: float) -> tuple[int, bytes]:
+        """Status and body of the answer to a POST. Raises TimeoutError after so many `seconds`, and OSError."""
+
+    def retire(self) -> None:
+        """Lets calls under way finish, and makes all others over new connections."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
 class AktoClient:
-    """Checks and records over HTTP, with one connection pool for each worker's event loop."""
+    """Checks and records of one worker."""
 
     def __init__(
         self,
@@ -65,27 +71,26 @@ class AktoClient:
         breaker: Breaker,
         *,
         most_checks: int = 2_000,
-        tls: ssl.SSLContext | Literal[False] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`timeout` is the total for one check in seconds: connecting, sending and reading.
 
         Checks above `most_checks` at once are not made. `tls`: whom to trust, the system's certificates by default.
         """
-        self._check_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&guardrails=true")
-        self._answer_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&response_guardrails=true")
-        self._record_url = URL(f"{service_url}{_PATH}?akto_connector=litellm&ingest_data=true")
-        self._headers = {"Authorization": api_token, "Content-Type": "application/json"}
+        service = URL(f"{service_url}{_PATH}")
+        self._check_target = f"{service.raw_path}?akto_connector=litellm&guardrails=true"
+        self._answer_target = f"{service.raw_path}?akto_connector=litellm&response_guardrails=true"
+        self._record_target = f"{service.raw_path}?akto_connector=litellm&ingest_data=true"
+        headers = {"Authorization": api_token, "Content-Type": "application/json", "User-Agent": "guarded-litellm"}
+        proxy = proxy_for(service_url)
+        self._server: Server = (
+            Direct(service.origin(), headers, most=_LARGEST_ANSWER, tls=tls)
+            if proxy is None
+            else Proxied(proxy, service.origin(), headers, most=_LARGEST_ANSWER, tls=tls)
+        )
         self._timeout = timeout
         self._breaker = breaker
         self._most_checks = min(most_checks, _open_files() // 2)
-        self._tls = True if tls is None else tls
-        self._proxy, self._proxy_headers = _proxy_for(service_url)
-        if self._check_url.scheme == "http":
-            # No tunnel then: the proxy reads the call's own headers.
-            self._headers |= self._proxy_headers
-        self._session: aiohttp.ClientSession | None = None
-        self._session_loop: asyncio.AbstractEventLoop | None = None
-        self._retired: set[aiohttp.ClientSession] = set()
         self._checks_in_flight = 0
         self._bytes_in_flight = 0
 
@@ -101,13 +106,13 @@ class AktoClient:
         self._checks_in_flight += 1
         self._bytes_in_flight += len(body)
         try:
-            url = self._answer_url if of_answer else self._check_url
-            status, answer = await self._post(url, body, self._timeout)
+            target = self._answer_target if of_answer else self._check_target
+            status, answer = await self._server.post(target, body, self._timeout)
         except TimeoutError:
             self._note_failure()
             return unavailable(Cause.TIMEOUT)
-        except (aiohttp.ClientError, OSError) as error:
-            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
                 return unavailable(Cause.OVERLOAD)
             self._note_failure()
             return unavailable(Cause.CONNECTION)
@@ -124,8 +129,9 @@ class AktoClient:
     async def record(self, body: bytes) -> tuple[Delivery, int | None]:
         """Hands over the envelope `body`; gives what became of it and the HTTP status, None when there was none."""
         try:
-            status, answer = await self._post(self._record_url, body, max(self._timeout, _RECORD_SECONDS))
-        except (TimeoutError, aiohttp.ClientError, OSError):
+            seconds = max(self._timeout, _RECORD_SECONDS)
+            status, answer = await self._server.post(self._record_target, body, seconds)
+        except OSError:
             return Delivery.RETRY, None
         return _delivery(status, answer, len(body)), status
 
@@ -136,63 +142,12 @@ class AktoClient:
 
     async def close(self) -> None:
         """Closes the connections."""
-        self._retire_session()
-        for session in tuple(self._retired):
-            await session.close()
-        self._retired.clear()
+        await self._server.close()
 
     def _note_failure(self) -> None:
         if self._breaker.failed():
             # Kept connections may lead to a machine that is gone, and would cost a time-out each.
-            self._retire_session()
-
-    def _retire_session(self) -> None:
-        """Lets calls under way finish, and makes new connections for all others."""
-        session, self._session = self._session, None
-        if session is not None:
-            self._retired.add(session)
-            longest = max(self._timeout, _RECORD_SECONDS)
-            asyncio.get_running_loop().call_later(longest, self._close_retired, session)
-
-    def _close_retired(self, session: aiohttp.ClientSession) -> None:
-        if session in self._retired:
-            task = asyncio.get_running_loop().create_task(session.close())
-            task.add_done_callback(lambda _: self._retired.discard(session))
-
-    async def _post(self, url: URL, body: bytes, seconds: float) -> tuple[int, bytes]:
-        async with asyncio.timeout(seconds):
-            try:
-                return await self._post_once(url, body)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                # A kept connection that the server closed in this very moment looks like an outage and is none.
-                return await self._post_once(url, body)
-
-    async def _post_once(self, url: URL, body: bytes) -> tuple[int, bytes]:
-        async with self._open_session().post(
-            url,
-            data=body,
-            headers=self._headers,
-            allow_redirects=False,
-            proxy=self._proxy,
-            proxy_headers=self._proxy_headers,
-            ssl=self._tls,
-        ) as response:
-            answer = bytearray()
-            async for chunk in response.content.iter_any():
-                answer += chunk
-                if len(answer) > _LARGEST_ANSWER:
-                    # Cut off it is not JSON any more, so it cannot be taken for a verdict.
-                    break
-            return response.status, bytes(answer[:_LARGEST_ANSWER])
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.closed or self._session_loop is not loop:
-            self._session = _new_session()
-            self._session_loop = loop
-        return self._session
+            self._server.retire()
 
 
 def _delivery(status: int, answer: bytes, length: int) -> Delivery:
@@ -204,33 +159,6 @@ def _delivery(status: int, answer: bytes, length: int) -> Delivery:
     if status in (413, 422) or (status == 500 and length > _LONG_RECORD):
         return Delivery.UNFIT
     return Delivery.RETRY if status in (401, 429) or status >= 500 else Delivery.REFUSED
-
-
-def _new_session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        # No limit here: checks and records have limits of their own, and waiting for a connection would look like an
-        # outage of the service.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # AktoClient's own deadline covers the whole call, connecting included.
-        timeout=aiohttp.ClientTimeout(total=None),
-    )
-
-
-def _proxy_for(service_url: str) -> tuple[URL | None, dict[str, str]]:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for the service, and the headers it wants.
-
-    Looked up once: aiohttp's own `trust_env` does so on every call, in a thread, and reads ~/.netrc besides.
-    """
-    parts = urlsplit(service_url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None, {}
-    url = URL(proxy if "://" in proxy else f"http://{proxy}")
-    if not url.user:
-        return url, {}
-    credentials = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
-    return url.with_user(None), {"Proxy-Authorization": f"Basic {credentials}"}
 
 
 def _open_files() -> int:

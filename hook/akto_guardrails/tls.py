@@ -6,15 +6,15 @@ import logging
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
 _log: Final = logging.getLogger(__name__)
 
 
-def trusted_by(ca_bundle: str | None, environment: Mapping[str, str]) -> ssl.SSLContext | Literal[False]:
-    """The TLS context for calls to Akto; False when certificates are not to be verified.
+def trusted_by(ca_bundle: str | None, environment: Mapping[str, str]) -> ssl.SSLContext:
+    """The TLS context for calls to Akto, which verifies no certificates where the environment says so.
 
     `ca_bundle` (AKTO_CA_BUNDLE) alone counts where it is given. Else the variables that LiteLLM 1.106.2 reads for its
     own calls: SSL_VERIFY (a switch, or a path) and SSL_CERT_FILE. Without any: the system's certificates and certifi's,
@@ -28,7 +28,10 @@ def trusted_by(ca_bundle: str | None, environment: Mapping[str, str]) -> ssl.SSL
     verify = environment.get("SSL_VERIFY", "").strip()
     if verify.lower() in _FALSE:
         _log.warning("SSL_VERIFY=%s: the certificate of DATA_INGESTION_SERVICE_URL is not verified", verify)
-        return False
+        unverified = ssl.create_default_context()
+        unverified.check_hostname = False
+        unverified.verify_mode = ssl.CERT_NONE
+        return unverified
     for path in (verify, environment.get("SSL_CERT_FILE", "").strip()):
         if path and Path(path).exists():
             return ssl.create_default_context(cafile=path)

@@ -109,8 +109,7 @@ def _ask(settings: Settings, environment: Mapping[str, str], seconds: float) -> 
         handlers: list[Any] = [_NoRedirect]
         if settings.service_url.startswith("https:"):
             trusted = trusted_by(settings.ca_bundle, environment)
-            context = trusted or ssl._create_unverified_context()  # noqa: S323 - SSL_VERIFY=false, said in the log
-            handlers.append(urllib.request.HTTPSHandler(context=context))
+            handlers.append(urllib.request.HTTPSHandler(context=trusted))
         request = urllib.request.Request(  # noqa: S310 - the settings allow http and https alone
             settings.service_url + _AUTH_CHECK, headers={"Authorization": settings.api_token}
         )

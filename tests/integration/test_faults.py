@@ -272,14 +272,16 @@ def test_the_proxy_of_the_environment_is_used(behind_a_proxy: GuardedProxy, akto
     assert all(call["target"].startswith("http://akto.invalid/api/http-proxy?") for call in akto.calls())
 
 
+@pytest.mark.parametrize("way", ["through a proxy", "direct"])
 def test_two_hundred_and_fifty_slow_blocks_at_once_all_arrive(
-    behind_a_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm
+    shared_proxy: Any, behind_a_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, way: str
 ) -> None:
+    proxy = behind_a_proxy if way == "through a proxy" else shared_proxy(TIMEOUT="20")
     # Nobody waits in vain for a connection: Akto answers none of them before it was asked about all.
     akto.answer("check", {"status": 200, "body": BLOCK, "delay_ms": 3000, "together": 250})
 
     def status(_: int) -> int:
-        return behind_a_proxy.post("/v1/chat/completions", chat_body("hello"), timeout=60).status_code
+        return proxy.post("/v1/chat/completions", chat_body("hello"), timeout=60).status_code
 
     with concurrent.futures.ThreadPoolExecutor(250) as pool:
         statuses = Counter(pool.map(status, range(250)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import socket
 import time
@@ -174,7 +175,7 @@ def test_the_answer_is_judged() -> None:
         (answering(b""), Cause.UNREADABLE),
         (answering(b"\xff\x00garbage"), Cause.UNREADABLE),
         (answering(b'{"success": true, "data": {}}'), Cause.NO_VERDICT),
-        (answering(ALLOW, **{"Content-Encoding": "gzip"}), Cause.CONNECTION),
+        (answering(gzip.compress(ALLOW), **{"Content-Encoding": "gzip"}), Cause.UNREADABLE),
     ],
 )
 def test_each_unusable_answer_has_its_cause(handler: Handler, cause: Cause) -> None:

@@ -1,0 +1,115 @@
+"""One connection to a server, over which one POST at a time is sent and its answer read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import cast
+
+from akto_guardrails.http_answer import BadAnswer, HttpAnswer
+
+
+class Disconnected(ConnectionError):
+    """The connection ended before anything of an answer had come."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """The protocol of a connection. `most`: as in `HttpAnswer`; `when_lost` is called once, when it has ended.
+
+    `idle_since`: when it was last used, by the clock of the event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, when_lost: Callable[[HttpConnection], None]) -> None:
+        self.loop = loop
+        self.idle_since = 0.0
+        self._most = most
+        self._when_lost = when_lost
+        # For timers. In the context of a request they would keep alive what is in it.
+        self._context = Context()
+        self._transport: asyncio.Transport | None = None
+        self._answer = HttpAnswer(most)
+        self._whole: asyncio.Future[None] | None = None
+        self._is_retired = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be sent over it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def post(self, request: bytes, deadline: float) -> tuple[int, bytes]:
+        """Sends the bytes of a request; gives status and body of the answer.
+
+        Raises TimeoutError at `deadline`, by the clock of the event loop, and ConnectionError. Then, and when the task
+        is cancelled, the connection is closed, as it is when it cannot be used again.
+        """
+        transport = self._transport
+        if transport is None:
+            raise Disconnected("it has ended already")
+        answer = self._answer = HttpAnswer(self._most)
+        whole = self._whole = self.loop.create_future()
+        timer = self.loop.call_at(deadline, self._fail, TimeoutError(), context=self._context)
+        transport.write(request)
+        try:
+            await whole
+        except BaseException:
+            self._is_retired = True
+            raise
+        finally:
+            timer.cancel()
+            self._whole = None
+            # What is still to be sent may be the rest of a request that was answered before its end.
+            if self._is_retired or not answer.is_reusable or transport.get_write_buffer_size():
+                transport.abort()
+        self.idle_since = self.loop.time()
+        return answer.status, answer.body
+
+    def retire(self) -> None:
+        """Closes the connection, once the exchange that is under way has come to its end."""
+        self._is_retired = True
+        if self._whole is None:
+            self.abort()
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's word that the connection is open."""
+        # uvloop's is no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's way to hand over what has come."""
+        if self._whole is None:
+            # Nothing was asked for. Some servers send a 408 before they close an idle connection.
+            self.abort()
+            return
+        try:
+            is_whole = self._answer.feed(data)
+        except BadAnswer as error:
+            self._fail(error)
+            return
+        if is_whole and not self._whole.done():
+            self._whole.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's word that the connection has ended, `exc`: because it broke."""
+        self._transport = None
+        self._when_lost(self)
+        if self._whole is None or self._whole.done():
+            return
+        if not self._answer.has_begun:
+            self._fail(Disconnected("it ended before an answer"))
+            return
+        try:
+            self._answer.end(is_broken=exc is not None)
+        except BadAnswer as error:
+            self._fail(error)
+        else:
+            self._whole.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        if self._whole is not None and not self._whole.done():
+            self._whole.set_exception(error)

@@ -1,0 +1,393 @@
+"""Connections that are kept, against a server on the loopback interface that does as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from akto_guardrails import direct as direct_module
+from akto_guardrails.direct import Direct
+from akto_guardrails.http_connection import Disconnected
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+Exchange = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """Answers every request, and keeps what came: heads, bodies, and the port each came from."""
+
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        self._exchange = exchange
+        self.heads: list[str] = []
+        self.bodies: list[bytes] = []
+        self.ports: list[int] = []
+        self.open = 0
+        self._none_open = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        self._none_open.clear()
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
+                self.bodies.append(await reader.readexactly(length))
+                self.heads.append(head)
+                self.ports.append(writer.get_extra_info("peername")[1])
+                if self._exchange is None:
+                    writer.write(ANSWER)
+                else:
+                    await self._exchange(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+            if not self.open:
+                self._none_open.set()
+            writer.close()
+
+    @asynccontextmanager
+    async def running(self, **options: Any) -> AsyncIterator[Direct]:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        direct = Direct(URL(f"http://127.0.0.1:{port}"), {"X-Own": "a b"}, most=1_000, **options)
+        try:
+            yield direct
+        finally:
+            await direct.close()
+            server.close()
+
+    async def all_closed(self) -> None:
+        await asyncio.wait_for(self._none_open.wait(), 5)
+
+
+def run(server: Server, main: Callable[[Direct], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with server.running() as direct:
+            await main(direct)
+
+    asyncio.run(whole())
+
+
+def test_a_post_as_it_goes_over_the_wire() -> None:
+    server = Server()
+
+    async def main(direct: Direct) -> None:
+        assert await direct.post("/a%20b?c=d", b"\xff\x00", 5) == (200, b"ok")
+
+    run(server, main)
+    first, *lines = server.heads[0].removesuffix("\r\n\r\n").split("\r\n")
+    assert first == "POST /a%20b?c=d HTTP/1.1"
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert headers.pop("Host").startswith("127.0.0.1:")
+    assert headers == {"Accept": "*/*", "Accept-Encoding": "identity", "X-Own": "a b", "Content-Length": "2"}
+    assert server.bodies == [b"\xff\x00"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://akto.example.com", "akto.example.com"),
+        ("https://akto.example.com", "akto.example.com"),
+        ("http://akto.example.com:80", "akto.example.com"),
+        ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080"),
+        ("https://äkto.example.com", "xn--kto-pla.example.com"),
+    ],
+)
+def test_the_host_header_names_the_origin(origin: str, host: str) -> None:
+    assert f"\r\nHost: {host}\r\n".encode() in Direct(URL(origin), {}, most=1)._head
+
+
+def test_connections_that_were_idle_for_too_long_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_module, "IDLE_SECONDS", 0.1)
+    server = Server()
+
+    async def main(direct: Direct) -> None:
+        await direct.post("/", b"", 5)
+        await direct.post("/", b"", 5)
+        await asyncio.sleep(0.2)
+        await direct.post("/", b"", 5)
+
+    run(server, main)
+    assert server.ports[0] == server.ports[1] != server.ports[2]
+
+
+def test_connections_that_a_crowd_needed_are_given_up_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_module, "IDLE_SECONDS", 0.2)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)
+        writer.write(ANSWER)
+
+    server = Server(answer)
+
+    async def main(direct: Direct) -> None:
+        await asyncio.gather(*(direct.post("/", b"", 5) for _ in range(5)))
+        assert server.open == 5
+        for _ in range(10):
+            await direct.post("/", b"", 5)
+        assert server.open == 1
+
+    run(server, main)
+
+
+def test_what_nobody_asked_for_closes_the_connection() -> None:
+    """A server that says 408 before it closes an idle connection: it is not the answer to the next request."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(ANSWER)
+
+    server = Server(answer)
+
+    async def main(direct: Direct) -> None:
+        await direct.post("/", b"", 5)
+        writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(0.05)
+        assert await direct.post("/", b"", 5) == (200, b"ok")
+
+    run(server, main)
+    assert len(set(server.ports)) == 2
+
+
+def test_what_comes_behind_an_answer_is_not_the_next_one() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ANSWER + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+
+    server = Server(answer)
+
+    async def main(direct: Direct) -> None:
+        for _ in range(3):
+            assert await direct.post("/", b"", 5) == (200, b"ok")
+
+    run(server, main)
+    assert len(set(server.ports)) == 3
+
+
+def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection() -> None:
+    async def main() -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            await asyncio.sleep(0.2)
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
+        assert await direct.post("/", b"x" * 50_000_000, 5) == (413, b"")
+        assert direct._idle == []
+        await direct.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_retired_connection_finishes_what_it_has_begun() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        writer.write(ANSWER)
+
+    server = Server(answer)
+
+    async def main(direct: Direct) -> None:
+        await direct.post("/", b"", 5)
+        under_way = asyncio.create_task(direct.post("/", b"", 5))
+        await asyncio.sleep(0.05)
+        direct.retire()
+        assert await under_way == (200, b"ok")
+        await direct.post("/", b"", 5)
+        await asyncio.sleep(0.05)
+        assert server.open == 1
+
+    run(server, main)
+    assert server.ports[0] == server.ports[1] != server.ports[2]
+
+
+def test_closing_it_closes_all_connections() -> None:
+    server = Server()
+
+    async def main(direct: Direct) -> None:
+        await asyncio.gather(*(direct.post("/", b"", 5) for _ in range(3)))
+        await direct.close()
+        await server.all_closed()
+        assert direct._open == set()
+
+    run(server, main)
+
+
+def test_the_time_for_connecting_is_part_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = asyncio.Event()
+
+    async def slowly(*_: Any, **__: Any) -> socket.socket:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            closed.set()
+        raise AssertionError
+
+    monkeypatch.setattr(direct_module, "start_connection", slowly)
+
+    async def main(direct: Direct) -> None:
+        with pytest.raises(TimeoutError):
+            await direct.post("/", b"", 0.1)
+        await asyncio.wait_for(closed.wait(), 5)
+
+    run(Server(), main)
+
+
+def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = direct_module.start_connection
+
+    async def stubbornly(*arguments: Any, **options: Any) -> socket.socket:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        return await connect(*arguments, **options)
+
+    monkeypatch.setattr(direct_module, "start_connection", stubbornly)
+    server = Server()
+
+    async def main(direct: Direct) -> None:
+        with pytest.raises(TimeoutError):
+            await direct.post("/", b"", 0.05)
+        await asyncio.sleep(0.1)
+        await server.all_closed()
+        assert direct._open == set()
+
+    run(server, main)
+
+
+def test_a_name_is_looked_up_once_for_all_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    look_up = direct_module._looked_up
+
+    async def slowly(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
+        looked_up.append(host)
+        await asyncio.sleep(0.05)
+        return await look_up(loop, host, port)
+
+    monkeypatch.setattr(direct_module, "_looked_up", slowly)
+
+    async def main(direct: Direct) -> None:
+        await asyncio.gather(*(direct.post("/", b"", 5) for _ in range(20)))
+        assert len(looked_up) == 1
+        direct.retire()
+        await direct.post("/", b"", 5)
+        assert len(looked_up) == 2
+
+    run(Server(), main)
+
+
+def test_a_name_that_was_not_found_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up, tries = direct_module._looked_up, 0
+
+    async def at_the_second_try(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise socket.gaierror("not yet")
+        return await look_up(loop, host, port)
+
+    monkeypatch.setattr(direct_module, "_looked_up", at_the_second_try)
+
+    async def main(direct: Direct) -> None:
+        with pytest.raises(OSError):
+            await direct.post("/", b"", 5)
+        assert await direct.post("/", b"", 5) == (200, b"ok")
+
+    run(Server(), main)
+
+
+def test_of_several_addresses_each_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", 9)) for number in (1, 2, 3)]
+    first: list[Any] = []
+
+    async def found(*_: Any) -> list[Any]:
+        return addresses
+
+    async def none(infos: list[Any], **_: Any) -> socket.socket:
+        first.append(infos[0])
+        assert sorted(infos) == addresses
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(direct_module, "_looked_up", found)
+    monkeypatch.setattr(direct_module, "start_connection", none)
+
+    async def main(direct: Direct) -> None:
+        for _ in range(6):
+            with pytest.raises(ConnectionRefusedError):
+                await direct.post("/", b"", 5)
+
+    run(Server(), main)
+    assert first == addresses * 2
+
+
+def test_an_address_that_does_not_answer_is_not_waited_for() -> None:
+    """The first of two leads nowhere: the second is tried beside it."""
+
+    async def main() -> None:
+        server = await asyncio.start_server(Server().serve, "127.0.0.1", 0)
+        # A queue for one connection, and it is taken.
+        port = server.sockets[0].getsockname()[1]
+        with (
+            socket.create_server(("127.0.0.2", port), backlog=0),
+            socket.create_connection(("127.0.0.2", port)),
+            socket.socket() as waiting,
+        ):
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+            direct = Direct(URL(f"http://both.invalid:{port}"), {}, most=1_000)
+            direct._lookup = asyncio.get_running_loop().create_task(both(port))
+            direct._lookup_until = asyncio.get_running_loop().time() + 60
+            assert await direct.post("/", b"", 5) == (200, b"ok")
+            await direct.close()
+        server.close()
+
+    async def both(port: int) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+
+    asyncio.run(main())
+
+
+def test_a_connection_keeps_nothing_of_the_request_it_was_opened_for() -> None:
+    class Large:
+        """What a request has in its context."""
+
+    variable: ContextVar[Large | None] = ContextVar("variable", default=None)
+
+    async def main(direct: Direct) -> None:
+        async def request() -> weakref.ref[Large]:
+            large = Large()
+            variable.set(large)
+            await direct.post("/", b"", 5)
+            return weakref.ref(large)
+
+        kept = await asyncio.create_task(request())
+        await asyncio.sleep(0)
+        gc.collect()
+        assert kept() is None
+
+    run(Server(), main)
+
+
+def test_a_server_that_ends_every_connection_is_tried_twice() -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise ConnectionError
+
+    server = Server(close)
+
+    async def main(direct: Direct) -> None:
+        with pytest.raises(Disconnected):
+            await direct.post("/", b"", 5)
+
+    run(server, main)
+    assert len(server.heads) == 2
