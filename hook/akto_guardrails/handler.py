@@ -108,6 +108,7 @@ class GuardrailsHandler(CustomLogger):
 
         `call_type` is an enum whose values are the pre-call hook's words, or None when LiteLLM has no entry for it.
         """
+        self._shown.is_under_way(kwargs)
         try:
             await self._guard.check_attempt(kwargs, str(getattr(call_type, "value", call_type)))
         except Refusal as refusal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +115,18 @@ def test_litellms_logging_callbacks_have_the_decision(start_proxy: Any, akto: Mo
     proxy: GuardedProxy = start_proxy(config=config, files={"listener.py": LISTENER})
     for path, body in ROUTES.values():
         assert proxy.post(path, body_with(body, "zebra-alert")).status_code == 200
+        assert proxy.post(path, body_with(body, "card 4111-1111-1111-1111")).status_code == 200
         assert proxy.post(path, body_with(body, "zebra-block")).status_code == 403
-    for event, status, decision in (("success", "success", "flagged"), ("refused", "guardrail_intervened", "blocked")):
-        entries = heard(proxy, event, len(ROUTES))
-        assert len(entries) == len(ROUTES), (event, entries)
+    decisions = {"success": {"flagged": "success", "masked": "guardrail_intervened"}}
+    decisions["refused"] = {"blocked": "guardrail_intervened"}
+    for event, statuses in decisions.items():
+        entries = heard(proxy, event, len(ROUTES) * len(statuses))
+        shown = Counter(entry["guardrail_response"]["decision"] for entry in entries)
+        assert shown == dict.fromkeys(statuses, len(ROUTES)), (event, entries)
         for entry in entries:
             assert (entry["guardrail_name"], entry["guardrail_provider"]) == ("akto", "akto")
-            assert entry["guardrail_status"] == status
-            assert entry["guardrail_response"]["decision"] == decision
+            assert entry["guardrail_mode"] == "pre_call"
+            assert entry["guardrail_status"] == statuses[entry["guardrail_response"]["decision"]]
             assert 0 < entry["duration"] < 5
     assert "zebra" not in json.dumps(heard(proxy, "success", 0))
     assert all("metadata" not in request["body"] for request in llm.requests())
