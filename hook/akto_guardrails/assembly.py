@@ -8,6 +8,7 @@ from typing import Final
 
 from akto_guardrails.akto import AktoClient
 from akto_guardrails.breaker import Breaker
+from akto_guardrails.burst import Burst
 from akto_guardrails.counters import Counters
 from akto_guardrails.guard import Guard
 from akto_guardrails.handler import GuardrailsHandler
@@ -17,6 +18,9 @@ from akto_guardrails.reporter import Reporter
 from akto_guardrails.settings import Settings, load_settings
 from akto_guardrails.spool import Spool
 from akto_guardrails.tls import trusted_by
+
+# A record may be late by so much, and Akto's dashboard does not show it.
+_RECORDS_TOGETHER_SECONDS: Final = 0.1
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ def build_handler() -> GuardrailsHandler:
         most_bytes=settings.most_queued_bytes,
         spool=_spool(settings),
     )
-    guard = Guard(settings, client, recorder, counters)
+    guard = Guard(settings, client, recorder, counters, Burst(_RECORDS_TOGETHER_SECONDS))
     return GuardrailsHandler(guard, settings, Reporter(counters))
 
 

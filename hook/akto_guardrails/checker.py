@@ -13,7 +13,7 @@ from akto_guardrails.content import CONTEXT_KEYS, Path, newest_turn_of
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of
 from akto_guardrails.exchange import Exchange
-from akto_guardrails.json_text import json_length
+from akto_guardrails.json_text import json_length, parsed_json
 from akto_guardrails.masking import masked_strings, without_summary
 from akto_guardrails.portions import changes_of, portions_of
 from akto_guardrails.settings import Settings
@@ -46,20 +46,30 @@ class Checker:
         self._most_characters = settings.most_checked_characters
 
     async def request(self, exchange: Exchange, content: Mapping[str, Any]) -> Judgement:
-        """Checks `content`, a request or a part of one. Raises `UnmappableMask` and nothing else."""
+        """Checks `content`, whose payload is `exchange.sent_payload`. Raises `UnmappableMask` and nothing else."""
         part, skipped = newest_turn_of(content) if self._newest_turn_only else (content, {})
-        judgement = await self._judged(exchange, part, None)
+        payload = exchange.sent_payload if part is content else payload_of(part, bare=exchange.bare)
+        judgement = await self._judged(exchange, part, payload, None)
+        if not judgement.changes:
+            return judgement
         changes = without_summary(part, judgement.changes) if self._summaries else judgement.changes
         moved = {_moved(path, skipped): text for path, text in changes.items()}
         return replace(judgement, changes=moved)
 
+    async def request_as_sent(self, exchange: Exchange) -> Judgement:
+        """The same for the whole request as it was written down: the objects it was made of may have changed since."""
+        body = parsed_json(exchange.sent_payload)
+        return await self.request(exchange, body if exchange.bare else body["body"])
+
     async def answer(self, exchange: Exchange, body: Mapping[str, Any]) -> Judgement:
         """Checks a model's answer, with the request as its context. Raises `UnmappableMask` and nothing else."""
-        return await self._judged(exchange, body, fitted(exchange.request_payload))
+        payload = payload_of(body, bare=exchange.bare)
+        return await self._judged(exchange, body, payload, fitted(exchange.request_payload))
 
-    async def _judged(self, exchange: Exchange, content: Mapping[str, Any], request: str | None) -> Judgement:
-        """`request`: the request's payload when `content` is an answer."""
-        payload = payload_of(content, bare=exchange.bare)
+    async def _judged(
+        self, exchange: Exchange, content: Mapping[str, Any], payload: str, request: str | None
+    ) -> Judgement:
+        """`payload`: of `content`; `request`: the request's payload when `content` is an answer."""
         began = time.perf_counter()
         if fits(payload):
             verdict = await self._ask(exchange, payload, request)

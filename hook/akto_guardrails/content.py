@@ -11,7 +11,13 @@ from typing import Any, Final
 
 import orjson
 
-from akto_guardrails.omissions import is_credential, note_on_body, without_credentials, without_media
+from akto_guardrails.omissions import (
+    is_credential,
+    may_hold_media,
+    note_on_body,
+    without_credentials,
+    without_media,
+)
 
 Path = tuple[str | int, ...]
 
@@ -110,10 +116,10 @@ def content_of(data: Mapping[str, Any], *, passed_through: bool = False) -> dict
     content: dict[str, Any] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
     further = _further_keys(data, data, _KNOWN_IN_A_BODY) if passed_through else _further_keys(data, _client_body(data))
     keys = (*TEXT_KEYS, *further)
-    text = {key: _readable(key, data[key]) for key in keys if data.get(key) is not None}
+    text = {key: without_credentials(key, data[key]) for key in keys if data.get(key) is not None}
     if not text:
         return None
-    content.update(text)
+    content.update(_without_media(text))
     return content
 
 
@@ -124,13 +130,16 @@ def _further_keys(data: Mapping[str, Any], body: Mapping[str, Any], known: froze
 
 def _client_body(data: Mapping[str, Any]) -> Mapping[str, Any]:
     request = data.get("proxy_server_request")
-    body = request.get("body") if isinstance(request, Mapping) else None
-    return body if isinstance(body, Mapping) else {}
+    body = request.get("body") if isinstance(request, (dict, Mapping)) else None
+    return body if isinstance(body, (dict, Mapping)) else {}
 
 
-def _readable(key: str, value: Any) -> Any:
+def _without_media(text: Mapping[str, Any]) -> Mapping[str, Any]:
     # A tool's schema holds text only, whatever its parameters are called.
-    return without_credentials(key, value if key in ("tools", "functions") else without_media(value))
+    others = {key: value for key, value in text.items() if key not in ("tools", "functions")}
+    if not may_hold_media(others):
+        return text
+    return {key: without_media(value) if key in others else value for key, value in text.items()}
 
 
 def answer_body(answer: object) -> object:
@@ -265,7 +274,7 @@ def _turn_text(turn: Mapping[str, Any]) -> str | None:
 
 def entries_of(value: object) -> Iterable[tuple[Any, Any]]:
     """What an object or a list holds, under its key or index; nothing for any other value."""
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return value.items()
     return enumerate(value) if isinstance(value, (list, tuple)) else ()
 

@@ -23,6 +23,8 @@ Key = int | str
 _PLACE: Final = "proxy_server_request"
 _ENTRY: Final = "akto_exchange"
 
+# Here and elsewhere `dict` is asked for before `Mapping`: asking an abstract class takes ten times as long.
+
 _numbers: Final = itertools.count(1)
 
 # The exchange that was opened last in this request's task. Reset for each request: a server may start one in the
@@ -34,9 +36,9 @@ latest: Final[ContextVar[Exchange | None]] = ContextVar("akto_latest_exchange", 
 class Exchange:
     """One request on its way, with all that its record needs besides the answer.
 
-    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it; `seen`
-    has its strings. `bare`: payloads go without `{"body": ...}`. `at_gate`: no hook saw the request before its model
-    call.
+    `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it.
+    `further`: strings that were checked after that, at the second gate. `bare`: payloads go without `{"body": ...}`.
+    `at_gate`: no hook saw the request before its model call.
     """
 
     key: Key
@@ -46,7 +48,7 @@ class Exchange:
     model: object
     sent_payload: str
     request_payload: str
-    seen: frozenset[str] = frozenset()
+    further: frozenset[str] = frozenset()
     bare: bool = False
     at_gate: bool = False
     judgement: Judgement | None = None
@@ -59,7 +61,7 @@ def mark(data: Mapping[str, object], key: Key | None = None) -> Key:
     elsewhere, because a client may choose it and give two requests the same one.
     """
     request = data.get(_PLACE)
-    if not isinstance(request, MutableMapping):
+    if not isinstance(request, (dict, MutableMapping)):
         return call_id_of(data)
     key = next(_numbers) if key is None else key
     request[_ENTRY] = key
@@ -69,11 +71,11 @@ def mark(data: Mapping[str, object], key: Key | None = None) -> Key:
 def key_of(data: Mapping[str, object]) -> Key:
     """The mark of a request, from the dictionary of any hook or of a log event; "" when there is none."""
     request = data.get(_PLACE)
-    if isinstance(request, Mapping):
+    if isinstance(request, (dict, Mapping)):
         return _mark_in(request) or ""
     logged = data.get("litellm_params")
-    request = logged.get(_PLACE) if isinstance(logged, Mapping) else None
-    return (_mark_in(request) if isinstance(request, Mapping) else None) or call_id_of(data)
+    request = logged.get(_PLACE) if isinstance(logged, (dict, Mapping)) else None
+    return (_mark_in(request) if isinstance(request, (dict, Mapping)) else None) or call_id_of(data)
 
 
 def _mark_in(request: Mapping[str, object]) -> int | None:
@@ -121,7 +123,7 @@ class OpenExchanges:
 
 
 def _size_of(exchange: Exchange) -> int:
-    """The characters that `exchange` holds, roughly: its payloads, and the first of them once more as strings seen."""
-    size = 2 * len(exchange.request_payload)
+    """The characters that `exchange` holds, roughly."""
+    size = len(exchange.request_payload)
     is_masked = exchange.sent_payload is not exchange.request_payload
     return size + len(exchange.sent_payload) if is_masked else size

@@ -14,6 +14,7 @@ import orjson
 from akto_guardrails.akto import AktoClient
 from akto_guardrails.asgi import UNCHECKED_REFUSED
 from akto_guardrails.awaited import AwaitedAnswers
+from akto_guardrails.burst import Burst
 from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.client_request import ClientRequest, Outcome, current_request, note_outcome
 from akto_guardrails.content import Path
@@ -37,10 +38,11 @@ from akto_guardrails.subject import (
     ROUTED_PASS_THROUGH,
     Subject,
     body_subject,
+    is_plain,
     subject_of,
 )
 from akto_guardrails.unchecked import BODY, FILE
-from akto_guardrails.unseen import strings_of, unseen_part
+from akto_guardrails.unseen import is_repeated, strings_of, strings_seen, unseen_part
 from akto_guardrails.verdict import Cause, Decision, unavailable
 
 BLOCKED: Final = "Blocked by Akto Guardrails"
@@ -111,7 +113,15 @@ class Refusal(Exception):
 class Guard:
     """The guard of one worker."""
 
-    def __init__(self, settings: Settings, client: AktoClient, recorder: Recorder, counters: Counters) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: AktoClient,
+        recorder: Recorder,
+        counters: Counters,
+        burst: Burst | None = None,
+    ) -> None:
+        """`burst`: for what nobody waits for, records and, with SYNC_MODE=false, checks; done at once without one."""
         self._settings = settings
         self._client = client
         self._counters = counters
@@ -123,7 +133,10 @@ class Guard:
         )
         self._checker = Checker(settings, client, self._sender, counters)
         memory = FreedMemory(trim_of_the_c_library())
-        self._records = Records(settings, recorder, self._sender, counters, self._journal, memory=memory)
+        self._burst = Burst(0) if burst is None else burst
+        self._records = Records(
+            settings, recorder, self._sender, counters, self._journal, memory=memory, burst=self._burst
+        )
         self._background: set[asyncio.Task[None]] = set()
         # Whether LiteLLM shows the records of batch files to its hooks.
         self.is_shown_batches = True
@@ -158,6 +171,9 @@ class Guard:
         if request.refused is not None:
             # LiteLLM tries again after some errors. A refused request is neither checked nor recorded once more.
             raise request.refused
+        latest = latest_exchange.get()
+        if latest is not None and is_plain(call_type) and is_repeated(kwargs, latest):
+            return
         key = key_in_metadata(kwargs, of_provider_route=call_type == ROUTED_PASS_THROUGH)
         try:
             check = self._check_attempt(request, kwargs, key, call_type)
@@ -249,15 +265,19 @@ class Guard:
             latest_exchange.set(exchange)
             self._add(exchange, None)
             return
-        unseen = unseen_part(subject.content, latest.seen)
+        unseen = unseen_part(subject.content, strings_seen(latest))
         if unseen:
             self._counters.add("checks_at_the_second_gate")
-            attempt = replace(latest, request_payload=payload_of(subject.content, bare=latest.bare))
+            attempt = replace(
+                latest,
+                sent_payload=payload_of(unseen, bare=latest.bare),
+                request_payload=payload_of(subject.content, bare=latest.bare),
+            )
             checked = await self._judged(attempt, replace(subject, content=unseen), None)
             # Of masked text only the masked form: a further attempt may come with the raw one again.
             is_masked = checked.judgement is not None and bool(checked.judgement.changes)
-            further = checked.seen if is_masked else strings_of(unseen)
-            latest_exchange.set(replace(latest, seen=latest.seen | further))
+            further = strings_seen(checked) if is_masked else strings_of(unseen)
+            latest_exchange.set(replace(latest, further=latest.further | further))
 
     def _refuse_unshown(self, data: Mapping[str, Any], call_type: str) -> None:
         """Refuses, if the operator wants that, a body that LiteLLM does not hand to its hooks."""
@@ -317,8 +337,7 @@ class Guard:
         bare = subject.bare or self._settings.payload_shape == "bare"
         payload = payload_of(subject.content, bare=bare)
         own_mark = identity.call_id if passed_through else mark(data, earlier_mark)
-        seen = strings_of(subject.content)
-        return Exchange(own_mark, identity, tags, call_type, model, payload, payload, seen, bare)
+        return Exchange(own_mark, identity, tags, call_type, model, payload, payload, bare=bare)
 
     async def _judged_or_left(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
         """`_judged`, for an exchange that is not open yet: recorded when the check is cancelled."""
@@ -334,7 +353,7 @@ class Guard:
         if not self._settings.sync_mode:
             note_outcome("observed")
             if earlier is None:
-                self._in_background(exchange, self._checker.request(exchange, subject.content))
+                self._burst.add(lambda: self._in_background(exchange, self._checker.request_as_sent(exchange)))
             return exchange
         judgement = earlier.judgement if earlier is not None else None
         try:
@@ -355,9 +374,7 @@ class Guard:
         if not judgement.changes:
             return exchange
         self._journal.masked(exchange, judgement)
-        content = subject.masked_content()
-        payload = payload_of(content, bare=exchange.bare)
-        return replace(exchange, seen=strings_of(content), request_payload=payload)
+        return replace(exchange, request_payload=payload_of(subject.masked_content(), bare=exchange.bare))
 
     def _refusal_of(self, judgement: Judgement, exchange: Exchange, too_large: str) -> Refusal | None:
         """What `judgement` asks for; says what is to be said about it."""
@@ -461,8 +478,7 @@ class Guard:
             return
         if self._settings.response_guardrails and not self._settings.sync_mode and exchange.call_type in _SPOKEN:
             self._in_background(exchange, self._checker.answer(exchange, as_object(exchange, answer)))
-        # After this task has handed the answer on: nobody waits for these.
-        asyncio.get_running_loop().call_soon(self._records.put_tool_calls, exchange, answer)
+        self._records.put_tool_calls(exchange, answer)
 
     def _request_ended(self, request: ClientRequest, key: Key) -> None:
         """Sees to the record of an exchange that no hook has brought the answer to by the end of its request."""
@@ -504,6 +520,7 @@ class Guard:
     async def close(self, seconds: float) -> None:
         """Ends background checks and delivers queued records, for at most `seconds`, and logs the counters."""
         deadline = asyncio.get_running_loop().time() + seconds
+        self._burst.run()
         if self._background:
             await asyncio.wait(self._background, timeout=seconds / 2)
             for task in self._background:

@@ -78,7 +78,7 @@ def key_in_metadata(data: Mapping[str, object], *, of_provider_route: bool = Fal
     On provider routes that is `litellm_metadata`, else `metadata`.
     """
     found = data.get("litellm_metadata" if of_provider_route else "metadata")
-    bucket = found if isinstance(found, Mapping) else {}
+    bucket = found if isinstance(found, (dict, Mapping)) else {}
     names = ("alias", "team_alias", "team_id", "user_id", "request_route")
     return MetadataKey(*(_string(bucket.get(f"user_api_key_{name}")) or None for name in names))
 
@@ -119,7 +119,7 @@ def call_id_of(data: Mapping[str, object]) -> str:
 def what_the_client_says(body: Mapping[str, object]) -> dict[str, object]:
     """The part of a passed-through `body` that may say who sent it; the rest could pose as LiteLLM's own entries."""
     metadata = body.get("metadata")
-    said = metadata if isinstance(metadata, Mapping) else {}
+    said = metadata if isinstance(metadata, (dict, Mapping)) else {}
     return {
         "litellm_logging_obj": body.get("litellm_logging_obj"),
         "metadata": {name: said[name] for name in ("agent_name", "session_id") if name in said},
@@ -145,15 +145,15 @@ def _collection(data: Mapping[str, object], key: KeyHolder, trust_client_agent_n
 def _metadata_buckets(data: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     for name in ("litellm_metadata", "metadata"):
         bucket = data.get(name)
-        if isinstance(bucket, Mapping):
+        if isinstance(bucket, (dict, Mapping)):
             yield bucket
 
 
 def _client_headers(data: Mapping[str, object]) -> dict[str, str]:
     """The client's headers in lower case, as LiteLLM cleaned them: its own credential headers are gone."""
     request = data.get("proxy_server_request")
-    headers = request.get("headers") if isinstance(request, Mapping) else None
-    if not isinstance(headers, Mapping):
+    headers = request.get("headers") if isinstance(request, (dict, Mapping)) else None
+    if not isinstance(headers, (dict, Mapping)):
         return {}
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 

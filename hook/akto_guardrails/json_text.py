@@ -34,7 +34,7 @@ def json_bytes(value: object) -> bytes:
 
 def _plain(value: object) -> object:
     """`value` with strings for keys, and null for numbers that are none, which others refuse to read."""
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return {key if isinstance(key, str) else str(key): _plain(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(child) for child in value]

@@ -59,7 +59,7 @@ def _note_changes(sent: object, got: object, way: list[str | int], changes: dict
         if isinstance(got, str) and got != sent:
             changes[tuple(way)] = got
         return isinstance(got, str)
-    if isinstance(sent, Mapping) and isinstance(got, dict):
+    if isinstance(sent, (dict, Mapping)) and isinstance(got, dict):
         further = [child for key, child in got.items() if key not in sent]
         pairs: Iterable[tuple[Any, Any, Any]] = ((key, child, got.get(key)) for key, child in sent.items())
     elif isinstance(sent, (list, tuple)) and isinstance(got, list):

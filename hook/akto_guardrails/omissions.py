@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import orjson
+
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*+")
 _SHORTEST_MEDIA: Final = 256
 _MEDIA_TYPES: Final = ("image/", "audio/", "video/", "application/pdf")
@@ -18,6 +20,9 @@ _MEDIA_PARTS: Final = frozenset(
 )
 _GEMINI_MEDIA: Final = frozenset({"inlineData", "inline_data"})
 _GEMINI_TOOL_USE: Final = frozenset({"functionCall", "functionResponse", "function_call", "function_response"})
+# Where neither is in the JSON, as orjson writes it, nothing is media: they stand for the two kinds of places that
+# `_is_media` knows. Inside of a string the quotes of the second would be escaped.
+_MEDIA_MARKS: Final = (b";base64,", b'"data":')
 _TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType")
 _URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
 
@@ -60,6 +65,15 @@ def note_on_body(headers: Mapping[str, str]) -> str:
     """What stands in a record for an HTTP answer with these headers that is no text."""
     kind, length = headers.get("content-type", "binary"), headers.get("content-length")
     return f"[{kind}: left out]" if length is None else f"[{kind}: {length} bytes left out]"
+
+
+def may_hold_media(value: object) -> bool:
+    """Whether `without_media` may find something in `value`. Written as JSON it is looked through much faster."""
+    try:
+        written = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return any(mark in written for mark in _MEDIA_MARKS)
 
 
 def without_media(value: Any, *, in_media: bool = False) -> Any:

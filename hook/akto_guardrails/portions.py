@@ -117,7 +117,7 @@ def _length_with(context: Mapping[str, Any]) -> int:
 def _collect(value: object, place: Place | None, into: list[tuple[Place | None, str]]) -> None:
     if isinstance(value, str):
         into.append((place, value))
-    elif isinstance(value, Mapping):
+    elif isinstance(value, (dict, Mapping)):
         for key, child in value.items():
             into.append((None, str(key)))
             _collect(child, (place, key), into)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
+from akto_guardrails.burst import Burst
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fitted, mcp_tags_of, payload_of, tool_tags_of
 from akto_guardrails.exchange import Exchange
@@ -17,6 +19,9 @@ from akto_guardrails.recorder import Recorder
 from akto_guardrails.settings import Settings
 from akto_guardrails.subject import MCP_CALL
 from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
+
+# Records with more characters of text are made at once, so that few such texts are kept at a time.
+_LONG: Final = 65_536
 
 TOO_DEEP: Final = {"x-akto-truncated": "nested too deeply to be read"}
 
@@ -33,7 +38,9 @@ class Records:
         journal: Journal,
         *,
         memory: FreedMemory,
+        burst: Burst,
     ) -> None:
+        self._burst = burst
         self._settings = settings
         self._recorder = recorder
         self._memory = memory
@@ -42,19 +49,16 @@ class Records:
         self._journal = journal
 
     def put(self, exchange: Exchange, answer: object, status: int) -> None:
-        """Queues the record of an exchange; `answer` is plain data, None when there was none."""
+        """Queues the record of an exchange, a moment later; `answer` is plain data, None when there was none."""
         response = None if answer is None else _answer_payload(exchange, answer)
-        self._put(exchange.identity, exchange.tags, fitted(exchange.request_payload), response, status)
+        self._burst.add(partial(self._put_exchange, exchange, response, status))
+        if len(exchange.request_payload) + len(response or "") > _LONG:
+            self._burst.run()
 
     def put_tool_calls(self, exchange: Exchange, answer: object) -> None:
-        """Queues a record of each tool call in an answer. Never raises."""
-        if exchange.call_type == MCP_CALL:
-            return
-        try:
-            for call in tool_calls_of(answer):
-                self._put_tool_call(exchange, call)
-        except Exception as error:  # noqa: BLE001 - called by the event loop, which would print the error's text
-            self._journal.internal_error(error)
+        """Queues a record of each tool call in an answer, a moment later."""
+        if exchange.call_type != MCP_CALL:
+            self._burst.add(partial(self._put_tool_calls, exchange, answer))
 
     def start(self) -> None:
         """Begins to send what earlier workers left."""
@@ -62,7 +66,23 @@ class Records:
 
     async def flush(self, seconds: float) -> None:
         """Delivers what is queued, for at most `seconds`."""
+        self._burst.run()
         await self._recorder.flush(seconds)
+
+    # The next two are called by the event loop, which would print the text of an error.
+
+    def _put_exchange(self, exchange: Exchange, response: str | None, status: int) -> None:
+        try:
+            self._put(exchange.identity, exchange.tags, fitted(exchange.request_payload), response, status)
+        except Exception as error:  # noqa: BLE001 - a record that cannot be made must not stop the others
+            self._journal.internal_error(error)
+
+    def _put_tool_calls(self, exchange: Exchange, answer: object) -> None:
+        try:
+            for call in tool_calls_of(answer):
+                self._put_tool_call(exchange, call)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._journal.internal_error(error)
 
     def _put_tool_call(self, exchange: Exchange, call: ToolCall) -> None:
         identity = exchange.identity

@@ -19,6 +19,14 @@ MCP_LIST: Final = "list_mcp_tools"  # one tool of a catalog at a time
 RAG_INGEST: Final = "aingest"  # a document under `file_data`
 
 
+_OTHERS: Final = frozenset({PASS_THROUGH, ROUTED_PASS_THROUGH, MCP_CALL, MCP_LIST, RAG_INGEST})
+
+
+def is_plain(call_type: str) -> bool:
+    """Whether what is checked stands in the hook's dictionary itself."""
+    return call_type not in _OTHERS
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """`content` is checked; the places of its strings lead into `target` too.

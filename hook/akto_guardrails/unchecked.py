@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -33,6 +34,8 @@ _MCP_PATH: Final = re.compile(r"/mcp(?:/.*)?|/(?:toolset/)?[^/]+/mcp/?")
 _MCP_METHODS: Final = frozenset({"completion/complete", "prompts/get", "resources/read"})
 
 
+# Asked about every request, most of which are on the same few routes.
+@functools.lru_cache(maxsize=256)
 def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | None:
     """The family of unchecked routes that a request with this method and path belongs to; None when it is checked."""
     path = _plain(path)
@@ -45,6 +48,7 @@ def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | Non
     return next((family for family, paths in _HTTP if paths.fullmatch(path)), None)
 
 
+@functools.lru_cache(maxsize=256)
 def is_mcp_endpoint(method: str, path: str) -> bool:
     """Whether a request carries MCP messages, whose methods are in its body."""
     return method == "POST" and _MCP_PATH.fullmatch(_plain(path)) is not None

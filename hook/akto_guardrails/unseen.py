@@ -12,6 +12,8 @@ from typing import Any, Final
 import orjson
 
 from akto_guardrails.content import entries_of, is_naming
+from akto_guardrails.exchange import Exchange
+from akto_guardrails.json_text import parsed_json
 
 # Where LiteLLM puts text of its own making. What it adds elsewhere is the operator's: entries of a deployment's config.
 _ADDED_TO: Final = (
@@ -36,11 +38,37 @@ def strings_of(value: object) -> frozenset[str]:
         each = rest.pop()
         if isinstance(each, str):
             found.add(each)
-        elif isinstance(each, Mapping):
+        elif isinstance(each, (dict, Mapping)):
             rest.extend(each.values())
         elif isinstance(each, (list, tuple)):
             rest.extend(each)
     return frozenset(found)
+
+
+def strings_seen(exchange: Exchange) -> frozenset[str]:
+    """Every string that was checked for `exchange`; of masked text the masked form."""
+    return strings_of(parsed_json(exchange.request_payload)) | exchange.further
+
+
+def is_repeated(data: Mapping[str, Any], exchange: Exchange) -> bool:
+    """Whether what makes up the prompt in `data` stands in the checked payload as it is, which is so most of the time.
+
+    Told from the JSON of both, much faster than string by string. No text can pose as an entry of the payload: quotes
+    inside of a string are escaped.
+    """
+    return all(_has_entry(exchange.request_payload, key, data[key]) for key in _ADDED_TO if data.get(key) is not None)
+
+
+def _has_entry(payload: str, key: str, value: object) -> bool:
+    try:
+        written = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return False
+    name = f'"{key}":'
+    place = payload.find(name)
+    while place >= 0 and not payload.startswith(written, place + len(name)):
+        place = payload.find(name, place + 1)
+    return place >= 0
 
 
 def unseen_part(content: Mapping[str, Any], seen: frozenset[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ yet a block; this module is the only place that decides.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,6 +16,7 @@ import orjson
 
 from akto_guardrails.json_text import parsed_json
 
+_SHORT: Final = 1_024
 _NOT_BLOCKING: Final = frozenset({"alert", "warn"})
 
 
@@ -82,6 +84,18 @@ def verdict_of_answer(status: int, body: bytes, *, of_answer: bool = False) -> V
     """
     if status != 200:
         return unavailable(_cause_of_status(status))
+    if len(body) <= _SHORT:
+        return _verdict_of_short(body, of_answer)
+    return _verdict_of_body(body, of_answer)
+
+
+@functools.lru_cache(maxsize=64)
+def _verdict_of_short(body: bytes, of_answer: bool) -> Verdict:
+    """Kept, because the service says most of the time the same: that there is nothing to say."""
+    return _verdict_of_body(body, of_answer)
+
+
+def _verdict_of_body(body: bytes, of_answer: bool) -> Verdict:
     try:
         answer = parsed_json(body)
     except ValueError:

@@ -13,7 +13,7 @@ import pytest
 from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
-from akto_guardrails.envelope import LONGEST_STRING
+from akto_guardrails.envelope import LONGEST_STRING, payload_of
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
@@ -52,7 +52,9 @@ class Asked:
         return self._answer(sent["responsePayload"] if of_answer else sent["requestPayload"])
 
     def request(self, content: Mapping[str, Any], of: Exchange | None = None) -> Judgement:
-        return asyncio.run(self.checker.request(of or exchange(1), content))
+        of = of or exchange(1)
+        known = replace(of, sent_payload=payload_of(content, bare=of.bare))
+        return asyncio.run(self.checker.request(known, content))
 
     def answer(self, body: Mapping[str, Any], of: Exchange | None = None) -> Judgement:
         return asyncio.run(self.checker.answer(of or exchange(1), body))

@@ -26,10 +26,11 @@ from akto_guardrails.content import (
 )
 from akto_guardrails.envelope import payload_of
 from akto_guardrails.masking import apply_mask
-from akto_guardrails.omissions import is_credential_name, without_credentials, without_media
+from akto_guardrails.omissions import is_credential_name, may_hold_media, without_credentials, without_media
 from akto_guardrails.subject import MCP_CALL, MCP_LIST, PASS_THROUGH, RAG_INGEST, ROUTED_PASS_THROUGH, subject_of
-from akto_guardrails.unseen import strings_of, unseen_part
+from akto_guardrails.unseen import is_repeated, strings_of, strings_seen, unseen_part
 from unit.json_values import ANY_TEXT, ANYTHING, CONVERSATIONS, KEYS, OBJECTS, REQUESTS, SCALARS, TEXT, strings_in
+from unit.samples import exchange
 
 MARK = "zq-mark-\u0436"
 CALL_TYPES = ["acompletion", "aresponses", PASS_THROUGH, ROUTED_PASS_THROUGH, MCP_CALL, MCP_LIST, RAG_INGEST]
@@ -215,3 +216,29 @@ def test_an_answer_is_read_without_what_litellm_hides_in_it(answer: Any) -> None
     payload_of(body)
     if isinstance(answer, dict):
         assert body == {key: value for key, value in answer.items() if not key.startswith("_")}
+
+
+@given(ANYTHING)
+@example([b"bytes"])
+@example([io.BytesIO()])
+@example({"content": [{"type": "input_audio", "input_audio": {"data": "A" * 300, "format": "wav"}}]})
+@example({"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300}})
+def test_nothing_is_left_out_of_what_holds_no_media(value: Any) -> None:
+    if not may_hold_media(value):
+        assert without_media(value) is value
+
+
+@given(REQUESTS, REQUESTS, st.sampled_from(["messages", "prompt", "input", "system"]), ANYTHING)
+@example({"messages": [{"role": "user", "content": 'x","prompt":"hidden'}]}, {"prompt": "hidden"}, "prompt", "hidden")
+@example({"prompt": 'a "prompt":"b"'}, {"prompt": "b"}, "prompt", "b")
+@example({"input": 'tail"'}, {"input": "tail"}, "input", "tail")
+def test_a_call_that_repeats_the_checked_payload_has_nothing_new(
+    checked: Any, attempt: Any, key: str, value: Any
+) -> None:
+    content = content_of(checked)
+    if content is None:
+        return
+    known = exchange(1, payload_of(content))
+    for call in (attempt, {**attempt, key: value}, {**checked, key: value}, checked):
+        if is_repeated(call, known):
+            assert unseen_part(content_of(call) or {}, strings_seen(known)) == {}

@@ -94,26 +94,26 @@ class TestOpenExchanges:
         assert open_exchanges.take(3) is third
 
     def test_the_oldest_make_room_when_they_hold_too_much(self) -> None:
-        open_exchanges = OpenExchanges(most_characters=100)
+        open_exchanges = OpenExchanges(most_characters=50)
         first, second, third = exchange(1, "x" * 20), exchange(2, "x" * 20), exchange(3, "x" * 40)
         open_exchanges.add(first)
         assert open_exchanges.add(second) == []
         assert open_exchanges.add(third) == [first, second]
 
     def test_they_may_hold_exactly_as_much_as_the_bound(self) -> None:
-        open_exchanges = OpenExchanges(most=2, most_characters=100)
+        open_exchanges = OpenExchanges(most=2, most_characters=50)
         assert open_exchanges.add(exchange(1, "x" * 30)) == []
         assert open_exchanges.add(exchange(2, "x" * 20)) == []
 
     def test_what_was_masked_counts_besides_its_masked_form(self) -> None:
-        open_exchanges = OpenExchanges(most=3, most_characters=100)
-        masked = replace(exchange(1, "x" * 20), request_payload="y" * 20)
+        open_exchanges = OpenExchanges(most=3, most_characters=50)
+        masked = replace(exchange(1, "x" * 15), request_payload="y" * 15)
         assert open_exchanges.add(masked) == []
         assert open_exchanges.add(exchange(2, "x" * 20)) == []
         assert open_exchanges.add(exchange(3, "x")) == [masked]
 
     def test_all_can_be_taken_at_once(self) -> None:
-        open_exchanges = OpenExchanges(most=1, most_characters=100)
+        open_exchanges = OpenExchanges(most=1, most_characters=50)
         added = exchange(1, "x" * 50)
         open_exchanges.add(added)
         assert open_exchanges.take_all() == [added]
@@ -127,13 +127,13 @@ class TestOpenExchanges:
         assert open_exchanges.take(1) is large
 
     def test_what_was_taken_makes_room(self) -> None:
-        open_exchanges = OpenExchanges(most=1, most_characters=100)
+        open_exchanges = OpenExchanges(most=1, most_characters=50)
         for number in range(5):
             assert open_exchanges.add(exchange(number, "x" * 40)) == []
             assert open_exchanges.take(number) is not None
 
     def test_what_was_displaced_makes_room(self) -> None:
-        open_exchanges = OpenExchanges(most=2, most_characters=100)
+        open_exchanges = OpenExchanges(most=2, most_characters=50)
         open_exchanges.add(exchange(1, "x" * 10))
         for _ in range(5):
             assert len(open_exchanges.add(exchange("a", "x" * 40))) <= 1

@@ -1131,8 +1131,9 @@ class TestSecondGate:
 
         monkeypatch.setattr(guard_module, "unseen_part", broken)
         data = marked(chat("hello"))
-        assert self.run(Guarded(), data, dict(data)) is None
-        refusal = self.run(Guarded(UNREACHABLE_FALLBACK="fail_closed"), data, dict(data))
+        further = {**data, "messages": chat("hello again")["messages"]}
+        assert self.run(Guarded(), data, further) is None
+        refusal = self.run(Guarded(UNREACHABLE_FALLBACK="fail_closed"), data, further)
         assert refusal is not None
         assert refusal.status == 503
 
