@@ -1,7 +1,7 @@
-"""The two calls to Akto and nothing else: the least that a check and a record for each request can cost.
+"""The two calls to Akto with aiohttp and nothing else: what a check and a record for each request cost with a library.
 
-A callback for LiteLLM that reads no verdict, knows no agent and loses records. Beside it the benchmark shows what the
-guard's own work costs. It is mounted next to the config of its proxy, so it imports nothing of the benchmark.
+A callback for LiteLLM that reads no verdict, knows no agent and loses records. It is mounted next to the config of its
+proxy, so it imports nothing of the benchmark.
 """
 
 from __future__ import annotations

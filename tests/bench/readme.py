@@ -30,7 +30,7 @@ _COLUMNS: Final = {
     SYNC: "guarded",
     ASYNC: "`SYNC_MODE=false`",
     ANSWERS: "`RESPONSE_GUARDRAILS=true`",
-    BARE: "two bare calls",
+    BARE: "two calls with aiohttp",
     BUILT_IN: "LiteLLM's `guardrail: akto`",
 }
 _NOTHING: Final = "-"
@@ -122,5 +122,5 @@ def _conditions(figures: Figures) -> str:
         f"{DEFAULT.akto_ms} ms. Each figure is the median of rounds beside\nthe unguarded rounds next to them; every "
         f"request was seen to be checked and recorded. What differences mean: of two unguarded proxies\nthe second had "
         f"{middle} % of the first's throughput (rounds from {least} to {most} %).\n"
-        "`two bare calls` is a callback that makes the check and the record with the same client and does nothing else."
+        "`two calls with aiohttp` is a callback that makes a check and a record with it and does nothing else."
     )
