@@ -105,7 +105,7 @@ class Direct:
         try:
             async with asyncio.timeout_at(deadline):
                 return await opening
-        except BaseException:
+        except BaseException:  # passed on: nobody will use what is opened by then
             opening.add_done_callback(_close)
             raise
 
@@ -123,7 +123,7 @@ class Direct:
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
             )
-        except BaseException:
+        except BaseException:  # passed on: the socket has no other owner yet
             connected.close()
             raise
         self._open.add(connection)

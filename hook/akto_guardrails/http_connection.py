@@ -52,7 +52,7 @@ class HttpConnection(asyncio.Protocol):
         transport.write(request)
         try:
             await whole
-        except BaseException:
+        except BaseException:  # passed on: an answer that nobody waits for may still come
             self._is_retired = True
             raise
         finally:
