@@ -95,6 +95,8 @@ def _started(network: Network, directory: Path, image: str) -> Proxy:
     env = {
         "DATA_INGESTION_SERVICE_URL": "http://akto:8080",
         "UNREACHABLE_FALLBACK": "fail_closed",
+        # This Akto knows checks and records alone.
+        "STARTUP_PROBE": "off",
         "TIMEOUT": "2",
         "SHUTDOWN_FLUSH_SECONDS": "60",
     }
