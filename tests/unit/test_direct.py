@@ -391,3 +391,21 @@ def test_a_server_that_ends_every_connection_is_tried_twice() -> None:
 
     run(server, main)
     assert len(server.heads) == 2
+
+
+def test_a_connection_whose_answer_did_not_come_to_its_end_in_time_is_closed() -> None:
+    """What comes of it later must not be taken for the answer to another request."""
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        assert await reader.read() == b""
+
+    server = Server(begin)
+
+    async def main(direct: Direct) -> None:
+        with pytest.raises(TimeoutError):
+            await direct.post("/", b"", 0.1)
+        await server.all_closed()
+        assert direct._idle == []
+
+    run(server, main)

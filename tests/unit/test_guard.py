@@ -18,6 +18,7 @@ import pytest
 from akto_guardrails import awaited as awaited_module
 from akto_guardrails import guard as guard_module
 from akto_guardrails.asgi import begin
+from akto_guardrails.burst import Burst
 from akto_guardrails.client_request import ClientRequest
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
@@ -1662,3 +1663,28 @@ class TestTurns:
         guarded = Guarded(BLOCK)
         assert self.turn(guarded, {"type": "response.cancel", "event_id": "e"}) is None
         assert guarded.client.checks == []
+
+
+@pytest.mark.parametrize("sync_mode", ["true", "false"])
+def test_what_waits_for_a_burst_is_done_before_the_end(sync_mode: str) -> None:
+    """Records, and with SYNC_MODE=false checks, of the last tenth of a second before a stop."""
+    guarded = Guarded()
+    guard = Guard(
+        settings(SYNC_MODE=sync_mode),
+        guarded.client,  # type: ignore[arg-type]
+        guarded.recorder,  # type: ignore[arg-type]
+        guarded.counters,
+        Burst(60),
+    )
+    finished, left_open = marked(chat("hello")), marked(chat("bye"))
+
+    async def main() -> None:
+        for data in (finished, left_open):
+            await guard.check_request(data, Key(), "acompletion")
+        guard.finished(finished, ANSWER, 200)
+        assert guarded.records == []
+        await guard.close(5)
+
+    asyncio.run(main())
+    assert [record["statusCode"] for record in guarded.records] == ["200", "499"]
+    assert len(guarded.client.checks) == 2
