@@ -51,11 +51,11 @@ def test_the_time_out_is_the_total_for_one_check(
     shared_proxy: Any, akto: MockAkto, llm: MockLlm, fallback: str
 ) -> None:
     proxy = shared_proxy(TIMEOUT="1", UNREACHABLE_FALLBACK=fallback)
-    for answer in ({"status": 200, "body": BLOCK, "delay_ms": 3000}, {"status": 200, "body": BLOCK, "drip_ms": 300}):
+    for answer in ({"status": 200, "body": BLOCK, "delay_ms": 15_000}, {"status": 200, "body": BLOCK, "drip_ms": 300}):
         akto.answer("check", answer)
         began = time.monotonic()
         status = proxy.chat("hello").status_code
-        assert 0.9 < time.monotonic() - began < 2
+        assert 0.9 < time.monotonic() - began < 8
         assert status == (200 if fallback == "fail_open" else 503)
     assert "no verdict from Akto | timeout" in proxy.guard_log()
 
@@ -70,7 +70,7 @@ def test_nobody_listens(start_proxy: Any, akto: MockAkto, llm: MockLlm, fallback
     proxy: GuardedProxy = start_proxy(env=env)
     began = time.monotonic()
     assert proxy.chat("hello").status_code == (200 if fallback == "fail_open" else 503)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert "no verdict from Akto | connection" in proxy.guard_log()
 
 

@@ -187,11 +187,11 @@ def test_keepalive_pings_of_litellm_do_not_lose_a_record(start_proxy: Any, akto:
 
 
 def test_recording_never_delays_the_answer(proxy: GuardedProxy, akto: MockAkto) -> None:
-    akto.answer("record", {"status": 200, "body": {}, "delay_ms": 3000})
+    akto.answer("record", {"status": 200, "body": {}, "delay_ms": 6000})
     for text, status in (("hello", 200), ("zebra-block", 403)):
         began = time.monotonic()
         assert proxy.chat(text).status_code == status
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
     akto.wait_for("record", 2)
 
 

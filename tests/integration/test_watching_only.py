@@ -36,11 +36,11 @@ def test_a_violation_is_let_through_logged_and_recorded(
 
 
 def test_a_slow_check_delays_nobody(watching: GuardedProxy, akto: MockAkto) -> None:
-    akto.answer("check", {"status": 200, "body": {}, "delay_ms": 3000})
+    akto.answer("check", {"status": 200, "body": {}, "delay_ms": 6000})
     began = time.monotonic()
     assert watching.chat("hello").status_code == 200
-    assert time.monotonic() - began < 1.5
-    akto.wait_for("check", 1)
+    assert time.monotonic() - began < 5
+    akto.wait_for("check", 1, seconds=20)
 
 
 def test_a_request_whose_model_call_fails_is_checked_and_recorded_too(watching: GuardedProxy, akto: MockAkto) -> None:
