@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -34,6 +34,8 @@ _SESSION_HEADERS: Final = (SESSION, "x-litellm-session-id", "x-litellm-trace-id"
 _OWN_HEADERS: Final = frozenset({"host", "content-type", "content-length", SESSION, "x-request-id"})
 _LONGEST_SESSION: Final = 100
 _LONGEST_HEADER: Final = 1_000
+# LiteLLM's metadata of a request, the bucket that counts first.
+Buckets = Sequence[Mapping[str, object]]
 _UNKNOWN_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - a value to report, nothing listens on it
 
 
@@ -93,16 +95,17 @@ def identity_of(
     forward_headers: frozenset[str],
 ) -> Identity:
     """The identity behind the request `data` of one of LiteLLM's hooks; `request` is asked for what `data` lacks."""
-    collection = _collection(data, key, trust_client_agent_name) or default_collection
+    buckets = _metadata_buckets(data)
+    collection = _collection(buckets if trust_client_agent_name else (), key) or default_collection
     call_id = call_id_of(data)
     client_headers = _client_headers(data) or (request.headers if request is not None else {})
     return Identity(
         collection=collection,
         call_id=call_id,
-        route=route_of(data, key, request),
-        client_ip=_client_ip(data, request),
+        route=_route(buckets, key, request),
+        client_ip=_client_ip(buckets if "proxy_server_request" in data else None, request),
         headers=_mirrored(client_headers, forward_headers)
-        | _session(data, client_headers)
+        | _session(buckets, client_headers)
         | _own_headers(collection, client_headers, call_id),
         key_alias=_string(key.key_alias),
         team_id=_string(key.team_id),
@@ -126,27 +129,32 @@ def what_the_client_says(body: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def route_of(data: Mapping[str, object], key: KeyHolder, request: ClientRequest | None = None) -> str:
+def _route(buckets: Buckets, key: KeyHolder, request: ClientRequest | None) -> str:
     """The LiteLLM route that was called, such as `/v1/chat/completions`."""
-    routes = [_string(key.request_route)]
-    routes += [_string(bucket.get("user_api_key_request_route")) for bucket in _metadata_buckets(data)]
     called = "" if request is None else request.path
-    route = next(filter(None, (*routes, called)), "/v1/chat/completions")
+    noted = _string(key.request_route) or _first(buckets, "user_api_key_request_route")
+    route = noted or called or "/v1/chat/completions"
     # LiteLLM takes the last part of `/v1/responses/compact` for the id of a response.
     return called if "{" in route and called.endswith("/compact") else route
 
 
-def _collection(data: Mapping[str, object], key: KeyHolder, trust_client_agent_name: bool) -> str | None:
-    agents = [bucket.get("agent_name") for bucket in _metadata_buckets(data)] if trust_client_agent_name else []
-    names = (_string(name) for name in (*agents, key.key_alias, key.team_alias))
-    return next(filter(None, map(collection_of_name, names)), None)
+def _collection(buckets: Buckets, key: KeyHolder) -> str | None:
+    names = [*(bucket.get("agent_name") for bucket in buckets), key.key_alias, key.team_alias]
+    return next(filter(None, (collection_of_name(name) for name in names if isinstance(name, str))), None)
 
 
-def _metadata_buckets(data: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    for name in ("litellm_metadata", "metadata"):
-        bucket = data.get(name)
-        if isinstance(bucket, (dict, Mapping)):
-            yield bucket
+def _metadata_buckets(data: Mapping[str, object]) -> Buckets:
+    found = (data.get("litellm_metadata"), data.get("metadata"))
+    return [bucket for bucket in found if isinstance(bucket, (dict, Mapping))]
+
+
+def _first(buckets: Buckets, name: str) -> str:
+    """The first text under this name."""
+    for bucket in buckets:
+        text = _string(bucket.get(name))
+        if text:
+            return text
+    return ""
 
 
 def _client_headers(data: Mapping[str, object]) -> dict[str, str]:
@@ -177,29 +185,27 @@ def _own_headers(collection: str, client_headers: Mapping[str, str], call_id: st
     return own
 
 
-def _session(data: Mapping[str, object], client_headers: Mapping[str, str]) -> dict[str, str]:
+def _session(buckets: Buckets, client_headers: Mapping[str, str]) -> dict[str, str]:
     """The session the caller named, by header or in LiteLLM's metadata; nothing when there is none.
 
     A long one is replaced by its SHA-256, as the service itself does; unbounded it would make a check fail.
     """
     candidates = [client_headers.get(name, "") for name in _SESSION_HEADERS]
-    candidates += [_string(bucket.get("session_id")) for bucket in _metadata_buckets(data)]
-    session = next(filter(None, (candidate.strip() for candidate in candidates)), "")
+    candidates += [_string(bucket.get("session_id")) for bucket in buckets]
+    session = next(filter(None, map(str.strip, candidates)), "")
     if len(session) > _LONGEST_SESSION:
         session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()
     return {SESSION: session} if session else {}
 
 
-def _client_ip(data: Mapping[str, object], request: ClientRequest | None) -> str:
-    """The peer as LiteLLM sees it. Forwarding headers are the client's word and count only if uvicorn trusts them."""
-    if "proxy_server_request" not in data:
-        # Pass-through: all metadata is the client's.
-        return request.address if request is not None and request.address else _UNKNOWN_ADDRESS
-    for bucket in _metadata_buckets(data):
-        address = _string(bucket.get("requester_ip_address"))
-        if address:
-            return address
-    return _UNKNOWN_ADDRESS
+def _client_ip(buckets: Buckets | None, request: ClientRequest | None) -> str:
+    """The peer as LiteLLM sees it. Forwarding headers are the client's word and count only if uvicorn trusts them.
+
+    `buckets`: None on pass-through routes, where all metadata is the client's.
+    """
+    if buckets is None:
+        return (request.address if request is not None else "") or _UNKNOWN_ADDRESS
+    return _first(buckets, "requester_ip_address") or _UNKNOWN_ADDRESS
 
 
 def _string(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from akto_guardrails.client_request import ClientRequest
-from akto_guardrails.identity import Identity, call_id_of, identity_of, key_in_metadata, route_of, what_the_client_says
+from akto_guardrails.identity import Identity, call_id_of, identity_of, key_in_metadata, what_the_client_says
 from unit.samples import Key, LoggingObject
 
 
@@ -220,20 +220,20 @@ def test_the_call_id_is_in_the_request_or_on_its_logging_object(data: dict[str, 
 @pytest.mark.parametrize("bucket", ["metadata", "litellm_metadata"])
 def test_the_route_is_read_from_litellms_metadata_when_the_auth_object_has_none(bucket: str) -> None:
     data = {bucket: {"user_api_key_request_route": "/v1/messages"}}
-    assert route_of(data, Key(request_route=None)) == "/v1/messages"
+    assert identify(data, Key(request_route=None)).route == "/v1/messages"
 
 
 def test_the_route_is_read_from_the_auth_object_when_there_is_no_metadata() -> None:
-    assert route_of({}, Key(request_route="/anthropic/v1/messages")) == "/anthropic/v1/messages"
+    assert identify({}, Key(request_route="/anthropic/v1/messages")).route == "/anthropic/v1/messages"
 
 
 def test_a_caller_cannot_name_another_route_in_a_body_that_is_passed_through() -> None:
     body = {"messages": [], "metadata": {"user_api_key_request_route": "/health"}}
-    assert route_of(body, Key(request_route="/anthropic/v1/messages")) == "/anthropic/v1/messages"
+    assert identify(body, Key(request_route="/anthropic/v1/messages")).route == "/anthropic/v1/messages"
 
 
 def test_an_unknown_route_is_taken_for_chat() -> None:
-    assert route_of({}, Key(request_route=None)) == "/v1/chat/completions"
+    assert identify({}, Key(request_route=None)).route == "/v1/chat/completions"
 
 
 def test_key_team_and_user_come_from_the_auth_object() -> None:
@@ -304,7 +304,6 @@ class TestRequestItself:
     def test_its_path_is_the_last_word_on_the_route(
         self, key_route: str | None, data: dict[str, Any], expected: str
     ) -> None:
-        assert route_of(data, Key(request_route=key_route), as_it_came_in()) == expected
         assert identify(data, Key(request_route=key_route), as_it_came_in()).route == expected
 
 
