@@ -15,11 +15,16 @@ ASYNC: Final = "async"
 ANSWERS: Final = "answers"
 BUILT_IN: Final = "built-in"
 BARE: Final = "bare-calls"
+WAIT: Final = "bare-wait"
+_DEFAULT_AKTO_MS: Final = 20
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A proxy. `base`: the image without the guard; `env`: the guard's settings; counts: Akto's calls a request."""
+    """A proxy. `base`: the image without the guard; counts: Akto's calls a request.
+
+    `env`: the guard's settings, or the callback's, whose file is named.
+    """
 
     name: str
     base: bool = False
@@ -27,6 +32,7 @@ class Variant:
     answers: int = 0
     records: int = 0
     env: tuple[tuple[str, str], ...] = ()
+    callback: str = ""
 
 
 # In the order in which they are started: with and without the guard by turns, because the starts are timed.
@@ -37,7 +43,8 @@ VARIANTS: Final = (
     Variant(CONTROL, base=True),
     Variant(ASYNC, checks=1, records=1, env=(("SYNC_MODE", "false"),)),
     Variant(BUILT_IN, base=True, checks=1, records=1),
-    Variant(BARE, base=True, checks=1, records=1),
+    Variant(BARE, base=True, checks=1, records=1, callback="bare_calls"),
+    Variant(WAIT, base=True, env=(("BENCH_WAIT_MS", str(_DEFAULT_AKTO_MS)),), callback="bare_wait"),
     Variant(ANSWERS, checks=1, answers=1, records=1, env=(("RESPONSE_GUARDRAILS", "true"),)),
 )
 GUARDED: Final = (SYNC, ASYNC, ANSWERS)
@@ -59,11 +66,14 @@ class Cell:
     def variants(self) -> tuple[str, ...]:
         """The proxies that play this cell, besides the unguarded one."""
         if self == DEFAULT:
-            return (*GUARDED, CONTROL, BUILT_IN, BARE)
+            return (*GUARDED, CONTROL, BUILT_IN, BARE, WAIT)
+        if self == Cell(1, _DEFAULT_AKTO_MS):
+            return (*GUARDED, BARE, WAIT)
         return (*GUARDED, BARE) if self.connections <= DEFAULT.connections else GUARDED
 
 
-DEFAULT: Final = Cell(16, 20)
+DEFAULT: Final = Cell(16, _DEFAULT_AKTO_MS)
+WITHOUT_A_WAIT: Final = DEFAULT.unguarded
 LARGE_PROMPT: Final = Cell(16, 0, LARGE)
 AGENT_PROMPT: Final = Cell(16, 0, AGENT)
 

@@ -14,7 +14,7 @@ import requests
 from testcontainers.core.network import Network
 
 from bench.load import Order, Outcome
-from bench.plan import BARE, BUILT_IN, VARIANTS, Variant
+from bench.plan import BUILT_IN, VARIANTS, Variant
 from bench.prompts import MODEL
 from bench.usage import cpu_clock, memory_mib
 from integration.containers import (
@@ -32,7 +32,7 @@ from integration.containers import (
 _AKTO: Final = "http://lean-akto:8080"
 _MODEL: Final = "http://lean-model:8081"
 _POLL_SECONDS: Final = 0.02
-_BARE_CALLS: Final = Path(__file__).with_name("bare_calls.py")
+_CALLBACKS: Final = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Stage:
             self._network,
             directory,
             config=_config(variant),
-            files={_BARE_CALLS.name: _BARE_CALLS.read_text(encoding="utf-8")} if variant.name == BARE else {},
+            files=_files(variant),
             env={"DATA_INGESTION_SERVICE_URL": _AKTO, **dict(variant.env)},
             image=base_image() if variant.base else IMAGE,
         )
@@ -150,9 +150,14 @@ def _config(variant: Variant) -> dict[str, Any]:
         guardrail = {"guardrail": "akto", "mode": "pre_call", "default_on": True}
         access = {"akto_base_url": _AKTO, "akto_api_key": TOKEN}
         config["guardrails"] = [{"guardrail_name": "akto", "litellm_params": guardrail | access}]
-    if variant.name == BARE:
-        config["litellm_settings"] = {"callbacks": [f"{_BARE_CALLS.stem}.handler"]}
+    if variant.callback:
+        config["litellm_settings"] = {"callbacks": [f"{variant.callback}.handler"]}
     return config
+
+
+def _files(variant: Variant) -> dict[str, str]:
+    name = f"{variant.callback}.py"
+    return {name: (_CALLBACKS / name).read_text(encoding="utf-8")} if variant.callback else {}
 
 
 def _pin(service: Service, cores: str) -> None:
