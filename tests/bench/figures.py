@@ -29,9 +29,12 @@ class Figures:
         return None if spread is None else float(spread["median"])
 
     def memory(self, variant: str, state: str) -> float:
-        """MiB of a worker in one of the states; of the two without a guard the mean counts as `UNGUARDED`."""
+        """MiB of a worker in one of the states.
+
+        Of the two without a guard the mean counts as `UNGUARDED`, until one of them has served larger prompts.
+        """
         used = self.results["memory_mib"][state]
-        names = (UNGUARDED, CONTROL) if variant == UNGUARDED else (variant,)
+        names = (UNGUARDED, CONTROL) if variant == UNGUARDED and state != "loaded" else (variant,)
         return sum(float(used[name]["rss"]) for name in names) / len(names)
 
     def added_memory(self, variant: str, state: str) -> float:

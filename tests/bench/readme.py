@@ -110,8 +110,12 @@ def _akto_ms(figures: Figures, cell: Cell) -> str:
 
 
 def _memory(figures: Figures, state: str) -> tuple[str, Column]:
-    alone = figures.memory(UNGUARDED, state)
-    return f"{alone:.0f} MiB", lambda variant: f"{figures.added_memory(variant, state):+.0f} MiB"
+    def added(variant: str) -> str:
+        if state == "loaded" and variant not in LARGE_PROMPT.variants():
+            return _NOTHING
+        return f"{figures.added_memory(variant, state):+.0f} MiB"
+
+    return f"{figures.memory(UNGUARDED, state):.0f} MiB", added
 
 
 def _start(figures: Figures, variant: str) -> str:
