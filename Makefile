@@ -36,7 +36,7 @@ demo: image
 test: image
 	@tests/venv.sh
 	@$(MAKE) --no-print-directory lint
-	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
+	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest --numprocesses 3 --dist loadfile $(PYTEST_OPTIONS)
 
 lint:
 	@tests/venv.sh
