@@ -182,7 +182,7 @@ class MockAkto(Mock):
     def most_in_flight(self) -> int:
         return requests.get(f"{self.url}/_mock/calls", timeout=5).json()["most_in_flight"]
 
-    def wait_for(self, kind: str, count: int, seconds: float = 10) -> list[dict[str, Any]]:
+    def wait_for(self, kind: str, count: int, seconds: float = 30) -> list[dict[str, Any]]:
         """The calls of `kind` once there are `count`, after a moment in which more would arrive."""
         deadline = time.monotonic() + seconds
         while len(self.calls(kind)) < count and time.monotonic() < deadline:

@@ -89,7 +89,7 @@ def test_a_client_that_leaves_in_the_middle_is_recorded_with_what_it_got(proxy: 
     chunks = response.iter_content(None)
     assert [b"Hello" in next(chunks) for _ in range(2)] == [False, True]
     response.close()
-    (record,) = akto.wait_for("record", 1, seconds=20)
+    (record,) = akto.wait_for("record", 1)
     assert record["body"]["statusCode"] == "499"
     content = answer_body(record)["choices"][0]["message"]["content"]
     assert "Hello from the mock model.".startswith(content) and content
@@ -123,7 +123,7 @@ def test_requests_that_share_a_call_id_are_told_apart(proxy: GuardedProxy, akto:
         texts = [f"slowly, number {number}" for number in range(4)]
         answers = list(pool.map(lambda text: proxy.chat(text, headers=headers, stream=True).status_code, texts))
     assert answers == [200] * 4
-    records = akto.wait_for("record", 4, seconds=30)
+    records = akto.wait_for("record", 4)
     assert sorted(sent_body(record)["messages"][0]["content"] for record in records) == texts
 
 
@@ -182,7 +182,7 @@ def test_keepalive_pings_of_litellm_do_not_lose_a_record(start_proxy: Any, akto:
     proxy = start_proxy(config=proxy_config(litellm_settings=settings))
     assert proxy.chat("slowly", stream=True).status_code == 200
     assert proxy.chat("please fail", stream=True).status_code >= 200
-    records = akto.wait_for("record", 2, seconds=20)
+    records = akto.wait_for("record", 2)
     assert [record["body"]["statusCode"] for record in records] == ["200", "500"]
 
 
@@ -198,7 +198,7 @@ def test_recording_never_delays_the_answer(proxy: GuardedProxy, akto: MockAkto) 
 def test_records_that_akto_cannot_take_now_arrive_later(proxy: GuardedProxy, akto: MockAkto) -> None:
     akto.answer("record", {"status": 503, "body": {}, "times": 2})
     assert proxy.chat("hello").status_code == 200
-    records = akto.wait_for("record", 3, seconds=15)
+    records = akto.wait_for("record", 3)
     assert [record["status"] for record in records] == [503, 503, 200]
     assert len({record["body"]["requestPayload"] for record in records}) == 1
 
@@ -206,7 +206,7 @@ def test_records_that_akto_cannot_take_now_arrive_later(proxy: GuardedProxy, akt
 def test_a_refused_record_is_not_sent_again(proxy: GuardedProxy, akto: MockAkto) -> None:
     akto.answer("record", {"status": 404, "raw_body": "no such place"})
     assert proxy.chat("hello").status_code == 200
-    akto.wait_for("record", 1, seconds=3)
+    akto.wait_for("record", 1)
     time.sleep(2)
     assert len(akto.calls("record")) == 1
 

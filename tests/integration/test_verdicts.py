@@ -107,7 +107,7 @@ def test_a_record_counts_as_delivered_by_its_status_alone(
 ) -> None:
     akto.answer("record", load(FIXTURES / name)["http"])
     assert shared_proxy().chat("hello").status_code == 200
-    akto.wait_for("record", 1, seconds=3)
+    akto.wait_for("record", 1)
     assert len(llm.requests()) == 1
 
 
