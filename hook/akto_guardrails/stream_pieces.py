@@ -146,7 +146,7 @@ class Unit:
                 self._mirror(child, (key,), (key,), "alone")
                 continue
             for position, choice in self._inside(child, (key,)):
-                index = _index(choice, "index", position)
+                index = index_of(choice, "index", position)
                 self.facts.append((("choices", index, "index"), index))
                 self.facts.append((("choices", index, "message", "role"), "assistant"))
                 for name, value in self._inside(choice, (key, position)):
@@ -154,11 +154,11 @@ class Unit:
                     self._mirror(value, ("choices", position, name), target, "delta")
 
     def _read_responses_event(self, event: Any, kind: str) -> None:
-        base: Path = ("output", _index(event, "output_index", 0))
+        base: Path = ("output", index_of(event, "output_index", 0))
         stem, _, stage = kind.removeprefix("response.").rpartition(".")
-        part = ("summary", _index(event, "summary_index", 0))
+        part = ("summary", index_of(event, "summary_index", 0))
         if not stem.startswith("reasoning_summary"):
-            part = ("content", _index(event, "content_index", 0))
+            part = ("content", index_of(event, "content_index", 0))
         for key, child in _children(event):
             if key == "response":
                 self._read_response(child)
@@ -178,10 +178,11 @@ class Unit:
                 self._mirror(child, ("response", key), (key,), "repeat" if key == "output" else "alone")
 
     def _read_anthropic_event(self, event: Any) -> None:
-        base: Path = () if entry(event, "type") == "message_delta" else ("content", _index(event, "index", 0))
+        block: Path = ("content", index_of(event, "index", 0))
+        base: Path = () if entry(event, "type") == "message_delta" else block
         for key, child in _children(event):
             if key == "content_block":
-                self._mirror(child, (key,), base, "delta")
+                self._mirror(child, (key,), block, "delta")
             elif key == "delta":
                 for name, value in self._inside(child, (key,)):
                     # Anything but text comes whole, like a citation. The type is the delta's own, not the block's.
@@ -199,7 +200,7 @@ class Unit:
                 self._mirror(child, (key,), (key,), "alone")
                 continue
             for position, candidate in self._inside(child, (key,)):
-                base: Path = ("candidates", _index(candidate, "index", position))
+                base: Path = ("candidates", index_of(candidate, "index", position))
                 for name, value in self._inside(candidate, (key, position)):
                     place: Path = ("candidates", position, name)
                     if name != "content":
@@ -240,7 +241,7 @@ class Unit:
             is_list = isinstance(value, (list, tuple))
             for name, child in _children(value):
                 if child is not None:
-                    slot = _index(child, "index", name) if is_list else name
+                    slot = index_of(child, "index", name) if is_list else name
                     self._mirror(child, (*place, name), (*target, slot), kind)
 
 
@@ -336,7 +337,8 @@ def entry(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
 
-def _index(value: Any, name: str, otherwise: int) -> int:
+def index_of(value: Any, name: str, otherwise: int) -> int:
+    """The whole number that `value` has under a name, or the other one."""
     index = entry(value, name)
     return index if type(index) is int else otherwise
 

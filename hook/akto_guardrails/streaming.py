@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from akto_guardrails.content import Path, answer_body, string_leaves
 from akto_guardrails.json_text import json_text
 from akto_guardrails.masking import UnmappableMask
-from akto_guardrails.stream_pieces import Piece, Unit, Units, entry, parsed, replaced
+from akto_guardrails.stream_pieces import Piece, Unit, Units, entry, index_of, parsed, replaced
 
 _FINAL_RESPONSES_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
 
@@ -124,7 +124,7 @@ class _GeminiAnswer:
         self._head |= {name: value for name, value in chunk.items() if name != "candidates"}
         for position, candidate in enumerate(chunk["candidates"]):
             if isinstance(candidate, dict):
-                whole = self._candidates.setdefault(candidate.get("index", position), {"content": {"parts": []}})
+                whole = self._candidates.setdefault(index_of(candidate, "index", position), {"content": {"parts": []}})
                 whole |= {name: value for name, value in candidate.items() if name != "content"}
                 content = candidate.get("content")
                 self._add_content(whole["content"], content if isinstance(content, dict) else {})
