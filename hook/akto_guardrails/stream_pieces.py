@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from akto_guardrails.content import Path
 from akto_guardrails.json_text import json_bytes, parsed_json
+from akto_guardrails.stream_pattern import Pattern
 
 # Strings that name things. They are part of a body's structure and not checked, except in what a tool is called with.
 _NAMES: Final = frozenset(
@@ -103,17 +104,47 @@ class Piece(NamedTuple):
     text: str
 
 
+class Continued(NamedTuple):
+    """Units like one whose only piece is `piece`, with other text."""
+
+    pattern: Pattern
+    piece: Piece
+
+    def text_in(self, data: Any) -> str | None:
+        """The text; None when `data` is of another kind."""
+        text = self.pattern.text_in(data)
+        return None if text is None or _is_opaque(self.piece.place, text) else text
+
+
 class Unit:
-    """What is released as one: an item of the stream, or one whole event of its bytes."""
+    """What is released as one: an item of the stream, or one whole event of its bytes.
 
-    __slots__ = ("data", "facts", "item", "pieces")
+    `goes_on`: it differs from the one before it in its text alone, and its facts are left out, being the same.
+    """
 
-    def __init__(self, item: object, serial: int) -> None:
+    __slots__ = ("data", "facts", "goes_on", "item", "pieces")
+
+    def __init__(self, item: object, serial: int, before: Continued | None = None) -> None:
+        """`before`: how the unit before it goes on."""
         self.item = item
         self.pieces: list[Piece] = []
         self.facts: list[tuple[Path, object]] = []  # names and ids by their target
         self.data: Any = _data_of_frame(_as_bytes(item)) if isinstance(item, (bytes, str)) else item
-        self._read(serial)
+        text = None if before is None else before.text_in(self.data)
+        self.goes_on = text is not None
+        if before is None or text is None:
+            self._read(serial)
+        elif text:
+            self.pieces.append(before.piece._replace(text=text))
+
+    def continued(self) -> Continued | None:
+        """How it may go on; None when it is more than one piece of text."""
+        piece = self.pieces[0] if len(self.pieces) == 1 else None
+        # Where text of Gemini's belongs can depend on the number of its chunk.
+        if piece is None or piece.kind != "delta" or entry(self.data, "candidates") is not None:
+            return None
+        pattern = Pattern.of(self.data, piece.place)
+        return None if pattern is None else Continued(pattern, piece)
 
     def with_texts(self, texts: Mapping[Path, str]) -> object:
         """A copy of the item with the strings at these places replaced, and without log probabilities of tokens."""
@@ -253,15 +284,26 @@ class Units:
         self._end = b""
         self._parts: list[bytes] = []
         self._serial = 0
+        self._continued: Continued | None = None
+
+    @property
+    def continued(self) -> Continued | None:
+        """How the latest unit may go on; None in the middle of one."""
+        return None if self._parts else self._continued
 
     def of(self, item: object) -> Iterator[Unit]:
         """The units that `item` completes."""
         if not isinstance(item, (bytes, bytearray, str)):
-            yield from self.rest()
+            if self._parts:
+                yield from self.rest()
             yield self._unit(item)
             return
         self._is_text = isinstance(item, str) and (self._is_text or not self._parts)
         raw = _as_bytes(item)
+        if not self._parts and raw.endswith(b"\n\n") and raw.find(b"\n\n") == len(raw) - 2 and b"\r" not in raw:
+            # One event and nothing else, as most servers send them.
+            yield self._frame(raw)
+            return
         self._parts.append(raw)
         # The end of an event may be cut in two, and is at most four bytes long.
         seam = self._end + raw
@@ -291,7 +333,10 @@ class Units:
 
     def _unit(self, item: object) -> Unit:
         self._serial += 1
-        return Unit(item, self._serial)
+        unit = Unit(item, self._serial, self._continued)
+        if not unit.goes_on:
+            self._continued = unit.continued()
+        return unit
 
 
 def replaced(value: Any, changes: Mapping[Path, object]) -> Any:

@@ -59,7 +59,12 @@ class StreamedAnswer:
 
     def add(self, item: object) -> None:
         """Takes note of one item; never changes it."""
-        self._add(self._units.of(item))
+        continued = self._units.continued
+        text = None if continued is None else continued.text_in(item)
+        if continued is None or text is None:
+            self._add(self._units.of(item))
+        else:
+            self.texts[continued.piece.target].add(text)
 
     def body(self) -> object:
         """The answer put together; None when nothing came."""
@@ -86,6 +91,8 @@ class StreamedAnswer:
     def _add(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self.note(unit)
+            if unit.goes_on:
+                continue
             usage = answer_body(entry(unit.data, "usage") or entry(entry(unit.data, "message"), "usage"))
             if isinstance(usage, dict):
                 self._usage["usage"] = {**self._usage.get("usage", {}), **usage}  # type: ignore[dict-item]
