@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from bench.plan import ASYNC, DEFAULT, SYNC, UNGUARDED, Cell, Plan, rotated, runs_of
+from bench.plan import ASYNC, DEFAULT, LARGE_PROMPT, STREAM, SYNC, UNGUARDED, Cell, Plan, rotated, runs_of
 from bench.prompts import SMALL
 from bench.rounds import NotGuarded, Round, play
 from bench.stage import Proxy, Stage, start_times
-from bench.summary import Pair, cell_figures, growth, spread
+from bench.summary import Pair, cell_figures, growth, medians, spread
+
+# MiB by variant and kind.
+Memory = dict[str, dict[str, float]]
 
 _WARM_UP_CONNECTIONS: Final = (1, 16, 128)
 _FEWEST_ANSWERS: Final = 4
@@ -38,10 +41,11 @@ def run(plan: Plan) -> dict[str, Any]:
         memory = {"fresh": _memory(proxies)}
         _warm_up(stage, proxies, plan)
         memory["warm"] = _memory(proxies)
+        # Before the rounds, which are not the same for all of them.
+        memory["loaded"] = medians([_memory_after_long_prompts(stage, proxies, plan) for _ in range(plan.readings)])
         idle = _idle_cpu(proxies)
+        _warm_up_streams(stage, proxies, plan)
         pairs = _pairs(stage, proxies, plan)
-        time.sleep(_REST_SECONDS)
-        memory["loaded"] = _memory(proxies)
         return {
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             "litellm": stage.litellm_release(proxies[UNGUARDED]),
@@ -73,11 +77,12 @@ def _pairs(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> list[Pair]:
 
 
 def _round(stage: Stage, proxy: Proxy, cell: Cell, plan: Plan) -> Round:
-    found = play(stage, proxy, cell, plan.lead_of(cell), plan.seconds)
+    found = play(stage, proxy, cell, plan.lead_of(cell), plan.seconds_of(cell))
     if found.answered < _FEWEST_ANSWERS:
         raise NotGuarded(f"{found.variant}: only {found.answered} answers in a round; this machine is too slow for it")
     _say(
-        f"  {cell.connections:3} connections, {cell.prompt:>6}, Akto {cell.akto_ms:3} ms: {found.variant:9} "
+        f"  {cell.connections:3} connections, {cell.prompt:>6}, Akto {cell.akto_ms:3} ms, model {cell.model_ms:3} ms: "
+        f"{found.variant:9} "
         f"{found.throughput:6.1f}/s {found.cpu_ms:6.2f} ms CPU, p50 {found.p50_ms:7.1f} ms, p99 {found.p99_ms:7.1f} ms"
     )
     return found
@@ -90,8 +95,20 @@ def _warm_up(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> None:
             play(stage, proxy, Cell(connections, 0, SMALL), 0, plan.warm_up / len(_WARM_UP_CONNECTIONS))
 
 
-def _memory(proxies: dict[str, Proxy]) -> dict[str, dict[str, float]]:
+def _warm_up_streams(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> None:
+    for name in (UNGUARDED, *STREAM.variants()):
+        play(stage, proxies[name], STREAM, 0, plan.warm_up / len(_WARM_UP_CONNECTIONS))
+
+
+def _memory(proxies: dict[str, Proxy]) -> Memory:
     return {name: {kind: round(mib, 1) for kind, mib in proxy.memory_mib().items()} for name, proxy in proxies.items()}
+
+
+def _memory_after_long_prompts(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> Memory:
+    for proxy in proxies.values():
+        play(stage, proxy, LARGE_PROMPT, 0, plan.seconds)
+    time.sleep(_REST_SECONDS)
+    return _memory(proxies)
 
 
 def _idle_cpu(proxies: dict[str, Proxy]) -> dict[str, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from bench.plan import CONTROL, UNGUARDED, Cell
 
-# When a worker's memory was read: before its first request, after the warm-up, which was the same for all of them, and
-# at the end, when they had served different loads.
+# When a worker's memory was read: before its first request, after the warm-up, and some seconds after long prompts, the
+# median of several times.
 MEMORY_STATES: Final = ("fresh", "warm", "loaded")
 
 
@@ -20,7 +20,7 @@ class Figures:
 
     def of(self, cell: Cell, variant: str) -> dict[str, Any] | None:
         """The figures of one variant under one kind of load; None when that was not played."""
-        wanted = {"connections": cell.connections, "akto_ms": cell.akto_ms, "prompt": cell.prompt, "variant": variant}
+        wanted = {**asdict(cell), "variant": variant}
         return next((each for each in self.results["cells"] if wanted.items() <= each.items()), None)
 
     def median(self, cell: Cell, variant: str, name: str) -> float | None:
@@ -29,12 +29,9 @@ class Figures:
         return None if spread is None else float(spread["median"])
 
     def memory(self, variant: str, state: str) -> float:
-        """MiB of a worker in one of the states.
-
-        Of the two without a guard the mean counts as `UNGUARDED`, until one of them has served larger prompts.
-        """
+        """MiB of a worker in one of the states; of the two without a guard the mean counts as `UNGUARDED`."""
         used = self.results["memory_mib"][state]
-        names = (UNGUARDED, CONTROL) if variant == UNGUARDED and state != "loaded" else (variant,)
+        names = (UNGUARDED, CONTROL) if variant == UNGUARDED else (variant,)
         return sum(float(used[name]["rss"]) for name in names) / len(names)
 
     def added_memory(self, variant: str, state: str) -> float:

@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from bench.lean_server import serve
-from bench.prompts import bodies
+from bench.prompts import STREAMED, bodies
 
 _REQUEST_SECONDS: Final = 60
 _numbers = itertools.count(1)
@@ -56,6 +56,7 @@ async def play(order: Order) -> Outcome:
     """One round. Requests under way at its end are waited for, but not measured."""
     answers: list[tuple[float, float]] = []
     failures: list[str] = []
+    mark = b"data: [DONE]" if order.prompt == STREAMED else b'"choices"'
     begin = time.perf_counter() + order.lead
     end = begin + order.seconds
     before, after = bodies(order.prompt)
@@ -71,7 +72,7 @@ async def play(order: Order) -> Outcome:
             return
         now = time.perf_counter()
         answers.append((now, now - start))
-        if response.status != 200 or b'"choices"' not in text:
+        if response.status != 200 or mark not in text:
             failures.append(f"HTTP {response.status}: {text[:200].decode(errors='replace')}")
 
     async def connection(session: aiohttp.ClientSession) -> None:

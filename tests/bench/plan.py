@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from bench.prompts import AGENT, LARGE, SMALL
+from bench.prompts import AGENT, LARGE, SMALL, STREAMED
 
 UNGUARDED: Final = "unguarded"
 CONTROL: Final = "control"
@@ -52,11 +52,12 @@ GUARDED: Final = (SYNC, ASYNC, ANSWERS)
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of load."""
+    """One kind of load. `model_ms`: how long the model takes on average; each time is another one (`lean_model.py`)."""
 
     connections: int
     akto_ms: int
     prompt: str = SMALL
+    model_ms: int = 0
 
     @property
     def unguarded(self) -> Cell:
@@ -65,8 +66,11 @@ class Cell:
 
     def variants(self) -> tuple[str, ...]:
         """The proxies that play this cell, besides the unguarded one."""
-        if self == DEFAULT:
+        if self in (DEFAULT, OUT_OF_STEP):
             return (*GUARDED, CONTROL, BUILT_IN, BARE, WAIT)
+        if self == STREAM:
+            # How many checks a streamed answer takes depends on time; the others record no streams.
+            return (SYNC, ASYNC, CONTROL, WAIT)
         if self == Cell(1, _DEFAULT_AKTO_MS):
             return (*GUARDED, BARE, WAIT)
         return (*GUARDED, BARE) if self.connections <= DEFAULT.connections else GUARDED
@@ -76,13 +80,18 @@ DEFAULT: Final = Cell(16, _DEFAULT_AKTO_MS)
 WITHOUT_A_WAIT: Final = DEFAULT.unguarded
 LARGE_PROMPT: Final = Cell(16, 0, LARGE)
 AGENT_PROMPT: Final = Cell(16, 0, AGENT)
+STREAM: Final = Cell(16, _DEFAULT_AKTO_MS, STREAMED)
+# A model that takes the same time for every request has them served in step, one after the other at each stage, which
+# makes each of them cheaper, and any wait before the model call disturbs that. No model in use is like that.
+OUT_OF_STEP: Final = Cell(64, _DEFAULT_AKTO_MS, model_ms=100)
 
 
 @dataclass(frozen=True)
 class Plan:
     """`turns`: the cells of each turn, in their order. A round has a lead to get going and `seconds` that are measured.
 
-    `warm_up`: seconds for each proxy. `starts`: further starts of an unguarded and a guarded proxy by turns.
+    `warm_up`: seconds for each proxy. `readings`: of memory after long prompts. `starts`: further starts of an
+    unguarded and a guarded proxy by turns.
     """
 
     name: str
@@ -90,34 +99,41 @@ class Plan:
     lead: float
     seconds: float
     warm_up: float
+    readings: int
     starts: int
 
     def lead_of(self, cell: Cell) -> float:
         """Long enough for each connection to be answered once, at the hundred requests a second of a slow core."""
-        return self.lead + cell.connections / 100
+        return self.lead + cell.connections / 100 + cell.model_ms / 1000
+
+    def seconds_of(self, cell: Cell) -> float:
+        """Longer where rounds differ a lot: a full garbage collection, half a second, comes after a hundred streams."""
+        return self.seconds * {OUT_OF_STEP: 2, STREAM: 4}.get(cell, 1)
 
 
 def _cells(connections: int) -> tuple[Cell, ...]:
     return tuple(Cell(connections, akto_ms) for akto_ms in (0, 20, 200))
 
 
-# The default cell comes three times in a turn, first and last of all: the run begins and ends with it. Rounds with 128
-# connections take long, and are left out every second time.
-_TURN: Final = (DEFAULT, *_cells(1), *_cells(16), LARGE_PROMPT, AGENT_PROMPT)
+# The run begins and ends with the default cell. Rounds with 128 connections take long, and are left out every second
+# time.
+_TURN: Final = (DEFAULT, OUT_OF_STEP, *_cells(1), WITHOUT_A_WAIT, Cell(16, 200), LARGE_PROMPT, AGENT_PROMPT, STREAM)
 FULL: Final = Plan(
     "full",
-    turns=((*_TURN, *_cells(128), DEFAULT), (*_TURN, DEFAULT)) * 2,
+    turns=((*_TURN, *_cells(128), OUT_OF_STEP, DEFAULT), (*_TURN, OUT_OF_STEP, DEFAULT)) * 2,
     lead=0.3,
     seconds=2.0,
     warm_up=6,
+    readings=3,
     starts=3,
 )
 QUICK: Final = Plan(
     "quick",
-    turns=((DEFAULT, Cell(1, 0), Cell(1, 20), LARGE_PROMPT, AGENT_PROMPT, DEFAULT),),
+    turns=((DEFAULT, Cell(1, 0), Cell(1, 20), LARGE_PROMPT, AGENT_PROMPT, STREAM, DEFAULT),),
     lead=0.2,
     seconds=1.0,
     warm_up=3,
+    readings=1,
     starts=0,
 )
 

@@ -8,11 +8,13 @@ from typing import Any, Final
 MODEL: Final = "gpt-4o-mini"
 MARK: Final = "bench-prompt"
 
-# A short conversation, one with a long document in it, and one as coding agents send it: many turns and many tools.
+# A short conversation, one with a long document in it, one as coding agents send it: many turns and many tools, and the
+# first once more, whose answer is to be streamed.
 SMALL: Final = "2 kB"
 LARGE: Final = "200 kB"
 AGENT: Final = "agent"
-_CHARACTERS: Final = {SMALL: 2_000, LARGE: 200_000, AGENT: 1_000}
+STREAMED: Final = "stream"
+_CHARACTERS: Final = {SMALL: 2_000, LARGE: 200_000, AGENT: 1_000, STREAMED: 2_000}
 _AGENT_TURNS: Final = 50
 _AGENT_TOOLS: Final = 30
 
@@ -41,6 +43,8 @@ def bodies(prompt: str) -> tuple[bytes, bytes]:
     if prompt == AGENT:
         body["messages"] += [turn for number in range(_AGENT_TURNS) for turn in _tool_turns(number)]
         body["tools"] = [_tool(number) for number in range(_AGENT_TOOLS)]
+    if prompt == STREAMED:
+        body["stream"] = True
     before, _, after = json.dumps(body, ensure_ascii=False).encode().partition(_NUMBER.encode())
     return before, after
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import Figures
+from bench.lean_model import WORDS
 from bench.plan import (
     AGENT_PROMPT,
     ANSWERS,
@@ -17,6 +18,8 @@ from bench.plan import (
     DEFAULT,
     GUARDED,
     LARGE_PROMPT,
+    OUT_OF_STEP,
+    STREAM,
     SYNC,
     UNGUARDED,
     WAIT,
@@ -38,6 +41,8 @@ _COLUMNS: Final = {
     BUILT_IN: "LiteLLM's `guardrail: akto`",
 }
 _NOTHING: Final = "-"
+_OUT_OF_STEP: Final = f"{OUT_OF_STEP.connections} connections, model takes 0 to {2 * OUT_OF_STEP.model_ms} ms"
+_STREAMED: Final = f"answer streamed in {len(WORDS)} pieces"
 
 Column = Callable[[str], str]
 
@@ -50,7 +55,11 @@ def section(results: dict[str, Any]) -> str:
         ["---"] * (len(_COLUMNS) + 2),
         _row("requests a second on one core", *_throughput(figures, DEFAULT)),
         _row(f"the same, Akto takes {_akto_ms(figures, WITHOUT_A_WAIT)}", *_throughput(figures, WITHOUT_A_WAIT)),
+        _row(f"the same, {_OUT_OF_STEP}", *_throughput(figures, OUT_OF_STEP)),
+        _row(f"the same, {_STREAMED}", *_throughput(figures, STREAM)),
         _row("CPU for each request", *_measure(figures, DEFAULT, "cpu_ms", 2)),
+        _row(f"the same, {_OUT_OF_STEP}", *_measure(figures, OUT_OF_STEP, "cpu_ms", 2)),
+        _row(f"the same, {_STREAMED}", *_measure(figures, STREAM, "cpu_ms", 2)),
         _row("the same, prompt of 200 kB", *_measure(figures, LARGE_PROMPT, "cpu_ms", 2)),
         _row("the same, coding agent: 104 messages, 30 tools", *_measure(figures, AGENT_PROMPT, "cpu_ms", 2)),
         *(
@@ -110,12 +119,8 @@ def _akto_ms(figures: Figures, cell: Cell) -> str:
 
 
 def _memory(figures: Figures, state: str) -> tuple[str, Column]:
-    def added(variant: str) -> str:
-        if state == "loaded" and variant not in LARGE_PROMPT.variants():
-            return _NOTHING
-        return f"{figures.added_memory(variant, state):+.0f} MiB"
-
-    return f"{figures.memory(UNGUARDED, state):.0f} MiB", added
+    alone = f"{figures.memory(UNGUARDED, state):.0f} MiB"
+    return alone, lambda variant: f"{figures.added_memory(variant, state):+.0f} MiB"
 
 
 def _start(figures: Figures, variant: str) -> str:
@@ -132,9 +137,9 @@ def _conditions(figures: Figures) -> str:
     return (
         f"Measured on {results['date']} with LiteLLM {results['litellm']} on {figures.machine}, {cores}, one worker.\n"
         f"Where nothing else is said: {DEFAULT.connections} connections, prompts of 2 kB, Akto takes "
-        f"{DEFAULT.akto_ms} ms. Each figure is the median of rounds beside\nthe unguarded rounds next to them; every "
-        f"request was seen to be checked and recorded. What differences mean: of two unguarded proxies\nthe second had "
-        f"{middle} % of the first's throughput (rounds from {least} to {most} %).\n"
+        f"{DEFAULT.akto_ms} ms, the model no time. Each figure is\nthe median of rounds beside the unguarded rounds "
+        f"next to them; every request was seen to be checked and recorded. What differences mean: of two\n"
+        f"unguarded proxies the second had {middle} % of the first's throughput (rounds from {least} to {most} %).\n"
         f"`a wait` is a callback that lets each request wait {DEFAULT.akto_ms} ms and does nothing else, `two calls "
         "with aiohttp` one that makes a check and a\nrecord with it and does nothing else."
     )

@@ -36,7 +36,7 @@ class Round:
 def play(stage: Stage, proxy: Proxy, cell: Cell, lead: float, seconds: float) -> Round:
     """One round. Raises `NotGuarded` when a request was not answered, or not checked and recorded as it should be."""
     stage.akto.reset(cell.akto_ms)
-    stage.model.reset()
+    stage.model.reset(cell.model_ms)
     before = proxy.cpu()
     outcome = stage.load.play(stage.order(proxy, cell.connections, cell.prompt, lead, seconds))
     verify_answers(proxy.variant, outcome)

@@ -80,7 +80,7 @@ class Helper(Mock):
         return float(requests.get(f"{self.url}/_bench", params={"times": ""}, timeout=10).json()["check_ms"])
 
     def reset(self, delay_ms: int = 0) -> None:
-        """Sets the counts to zero, and the time that Akto takes for a check."""
+        """Sets the counts to zero, and the time that Akto takes for a check, or the model on average."""
         requests.put(f"{self.url}/_bench", params={"delay_ms": delay_ms}, timeout=10).raise_for_status()
 
     def play(self, order: Order) -> Outcome:

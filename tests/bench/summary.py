@@ -45,6 +45,14 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     }
 
 
+def medians(readings: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The median of each figure that was read several times."""
+    return {
+        name: {kind: round(statistics.median(each[name][kind] for each in readings), 1) for kind in kinds}
+        for name, kinds in readings[0].items()
+    }
+
+
 def cell_figures(pairs: list[Pair]) -> list[dict[str, Any]]:
     """The figures of each cell and variant, in the order in which they were first played."""
     groups: dict[tuple[Cell, str], list[Pair]] = {}
@@ -57,6 +65,7 @@ def _figures(cell: Cell, variant: str, pairs: list[Pair]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "connections": cell.connections,
         "akto_ms": cell.akto_ms,
+        "model_ms": cell.model_ms,
         "prompt": cell.prompt,
         "variant": variant,
         "rounds": len(pairs),

@@ -22,11 +22,11 @@ from bench.lean_server import Handler
 from bench.load import Order, Outcome
 from bench.load import play as play_load
 from bench.plan import ANSWERS, DEFAULT, FULL, LARGE_PROMPT, QUICK, SYNC, UNGUARDED, VARIANTS, Cell, rotated, runs_of
-from bench.prompts import AGENT, LARGE, MARK, SMALL, bodies
+from bench.prompts import AGENT, LARGE, MARK, SMALL, STREAMED, bodies
 from bench.readme import BEGIN, END, README, RESULTS, section, with_section
 from bench.report import report
 from bench.rounds import NotGuarded, Round, expected, verify_answers, verify_counts
-from bench.summary import Pair, cell_figures, growth
+from bench.summary import Pair, cell_figures, growth, medians
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 OUTCOME = Outcome(requests=10, failures=[], answered=9, throughput=100.0, p50_ms=9.0, p99_ms=20.0)
@@ -144,7 +144,9 @@ def test_every_variant_comes_first_in_its_turn() -> None:
     assert {rotated(names, turn)[0] for turn in range(len(names))} == set(names)
 
 
-@pytest.mark.parametrize(("prompt", "least", "most"), [(SMALL, 2e3, 3e3), (LARGE, 2e5, 2.1e5), (AGENT, 5e4, 7e4)])
+@pytest.mark.parametrize(
+    ("prompt", "least", "most"), [(SMALL, 2e3, 3e3), (STREAMED, 2e3, 3e3), (LARGE, 2e5, 2.1e5), (AGENT, 5e4, 7e4)]
+)
 def test_a_prompt_has_the_mark_its_number_and_its_size(prompt: str, least: float, most: float) -> None:
     before, after = bodies(prompt)
     body = json.loads(before + b"000000042" + after)
@@ -183,12 +185,13 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def test_the_load_tells_how_many_requests_it_made_and_that_they_were_answered() -> None:
+@pytest.mark.parametrize("prompt", [SMALL, STREAMED])
+def test_the_load_tells_how_many_requests_it_made_and_that_they_were_answered(prompt: str) -> None:
     model = LeanModel()
 
     async def main() -> Outcome:
         async with serving(model.handle) as url:
-            return await play_load(Order(f"{url}/v1/chat/completions", "key", 4, SMALL, lead=0.0, seconds=0.2))
+            return await play_load(Order(f"{url}/v1/chat/completions", "key", 4, prompt, lead=0.0, seconds=0.2))
 
     outcome = asyncio.run(main())
     assert outcome.failures == []
@@ -205,6 +208,22 @@ def test_the_load_reports_answers_that_are_none(status: int, body: str) -> None:
             return await play_load(Order(url, "key", 2, SMALL, lead=0.0, seconds=0.2))
 
     assert asyncio.run(main()).failures[0].startswith(f"HTTP {status}")
+
+
+def test_the_load_reports_a_stream_without_its_end() -> None:
+    async def break_off(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text='data: {"choices": []}\n\n')
+
+    async def main() -> Outcome:
+        async with serving(break_off) as url:
+            return await play_load(Order(url, "key", 2, STREAMED, lead=0.0, seconds=0.2))
+
+    assert asyncio.run(main()).failures
+
+
+def test_memory_is_the_median_of_what_was_read() -> None:
+    readings = [{UNGUARDED: {"rss": each}, SYNC: {"rss": each + 1}} for each in (300.0, 350.0, 310.0)]
+    assert medians(readings) == {UNGUARDED: {"rss": 310.0}, SYNC: {"rss": 311.0}}
 
 
 def test_the_load_reports_a_proxy_that_is_not_there() -> None:
