@@ -38,13 +38,16 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
             await _refuse(request, family, receive, send)
             return
 
-        async def noting_the_answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
+        def noting_the_answer(message: Message) -> Awaitable[None]:
+            # No coroutine of its own: it is called for each piece of a stream.
+            if message["type"] == "http.response.body":
+                is_last = not message.get("more_body")
+                if is_last or request.stream is not None:
+                    request.sent(message.get("body", b""), is_last=is_last)
+            elif message["type"] == "http.response.start":
                 request.began(message["status"], message.get("headers", ()))
                 message["headers"] = [*message.get("headers", ()), *_outcome_header(request)]
-            elif message["type"] == "http.response.body":
-                request.sent(message.get("body", b""), is_last=not message.get("more_body"))
-            await send(message)
+            return send(message)
 
         try:
             await inner(scope, receive, noting_the_answer)

@@ -153,7 +153,10 @@ class GuardrailsHandler(CustomLogger):
         checking = self._guarded(request_data, response, answer) if checked else None
         try:
             async for item in response if checking is None else checking:
-                self._collect(answer, item)
+                try:
+                    answer.add(item)
+                except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
+                    self._guard.note_internal_error(error)
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
             status = CLIENT_LEFT
@@ -329,12 +332,6 @@ class GuardrailsHandler(CustomLogger):
         except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(error)
             return None
-
-    def _collect(self, answer: StreamedAnswer, item: object) -> None:
-        try:
-            answer.add(item)
-        except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
-            self._guard.note_internal_error(error)
 
     def _finished(
         self, data: Mapping[str, object], answer: object, status: int, failure: Exception | None = None

@@ -15,18 +15,22 @@ from akto_guardrails.content import Path
 _VARYING: Final[dict[str, type]] = {"sequence_number": int, "obfuscation": str}
 
 
+_NOTHING: Final[Mapping[Any, object]] = {}
+
+
 class _Level(NamedTuple):
     """An object on the way to the text, or a list with nothing else in it.
 
     `others`: its entries but for those `left_out`, which are `key`, where the way goes on, and those that are
-    `varying`, of which only the type counts.
+    `varying`, of which only the type counts. `is_further`: the way goes on in a field that was not declared.
     """
 
     kind: type
     key: Any
-    left_out: Mapping[Any, None] = {}
+    is_further: bool = False
+    left_out: Mapping[Any, object] = _NOTHING
     varying: tuple[tuple[str, type], ...] = ()
-    others: Mapping[Any, object] = {}
+    others: Mapping[Any, object] = _NOTHING
 
 
 class Pattern:
@@ -48,7 +52,7 @@ class Pattern:
     def text_in(self, data: Any) -> str | None:
         """The string at the pattern's place; None when `data` differs in anything else."""
         node = data
-        for kind, key, left_out, varying, others in self._levels:
+        for kind, key, is_further, left_out, varying, others in self._levels:
             if type(node) is not kind:
                 return None
             if isinstance(node, (list, tuple)):
@@ -56,13 +60,13 @@ class Pattern:
                     return None
                 node = node[0]
                 continue
-            entries = _entries(node)
-            if {**entries, **left_out} != others:
+            fields, further = _fields(node)
+            if {**fields, **further, **left_out} != others:
                 return None
             for name, expected in varying:
-                if type(entries.get(name)) is not expected:
+                if type(further.get(name, fields.get(name))) is not expected:
                     return None
-            node = entries.get(key)
+            node = further.get(key) if is_further else fields.get(key)
         return node if type(node) is str else None
 
 
@@ -79,11 +83,12 @@ def _levels(data: Any, place: Path) -> Iterator[_Level]:
             yield _Level(type(node), key)
             node = node[0]
             continue
-        entries = _entries(node)
+        fields, further = _fields(node)
+        entries = {**fields, **further}
         varying = tuple((name, kind) for name, kind in _VARYING.items() if type(entries.get(name)) is kind)
         left_out = dict.fromkeys((key, *(name for name, _ in varying)))
         others = {name: _plain(value) for name, value in {**entries, **left_out}.items()}
-        yield _Level(type(node), key, left_out, varying, others)
+        yield _Level(type(node), key, key in further, left_out, varying, others)
         node = entries[key]
 
 
@@ -96,10 +101,8 @@ def _plain(value: object) -> object:
     raise _NotPlain
 
 
-def _entries(value: Any) -> Mapping[Any, object]:
-    """What an object has under which name, undeclared fields of a pydantic object among it. Not always a copy."""
+def _fields(value: Any) -> tuple[Mapping[Any, object], Mapping[Any, object]]:
+    """What an object has under which name, and apart from that the fields a pydantic object was not declared with."""
     if isinstance(value, dict):
-        return value
-    fields: dict[Any, object] = getattr(value, "__dict__", {})
-    further = getattr(value, "__pydantic_extra__", None)
-    return {**fields, **further} if further else fields
+        return value, _NOTHING
+    return getattr(value, "__dict__", _NOTHING), getattr(value, "__pydantic_extra__", None) or _NOTHING

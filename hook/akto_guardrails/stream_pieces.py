@@ -110,11 +110,6 @@ class Continued(NamedTuple):
     pattern: Pattern
     piece: Piece
 
-    def text_in(self, data: Any) -> str | None:
-        """The text; None when `data` is of another kind."""
-        text = self.pattern.text_in(data)
-        return None if text is None or _is_opaque(self.piece.place, text) else text
-
 
 class Unit:
     """What is released as one: an item of the stream, or one whole event of its bytes.
@@ -130,7 +125,7 @@ class Unit:
         self.pieces: list[Piece] = []
         self.facts: list[tuple[Path, object]] = []  # names and ids by their target
         self.data: Any = _data_of_frame(_as_bytes(item)) if isinstance(item, (bytes, str)) else item
-        text = None if before is None else before.text_in(self.data)
+        text = None if before is None else before.pattern.text_in(self.data)
         self.goes_on = text is not None
         if before is None or text is None:
             self._read(serial)
@@ -140,8 +135,10 @@ class Unit:
     def continued(self) -> Continued | None:
         """How it may go on; None when it is more than one piece of text."""
         piece = self.pieces[0] if len(self.pieces) == 1 else None
+        if piece is None or piece.kind != "delta" or _may_be_media(piece.place):
+            return None
         # Where text of Gemini's belongs can depend on the number of its chunk.
-        if piece is None or piece.kind != "delta" or entry(self.data, "candidates") is not None:
+        if entry(self.data, "candidates") is not None:
             return None
         pattern = Pattern.of(self.data, piece.place)
         return None if pattern is None else Continued(pattern, piece)
@@ -391,8 +388,12 @@ def index_of(value: Any, name: str, otherwise: int) -> int:
 def _is_opaque(place: Path, text: str) -> bool:
     if not place or len(place) == 1 or place[-1] in _OPAQUE:
         return bool(place) and place[-1] in _OPAQUE
+    return _may_be_media(place) and _BASE64.fullmatch(text) is not None
+
+
+def _may_be_media(place: Path) -> bool:
     # An image that was made is the result of its item.
-    return (place[-1] == "result" or place[-2] in _MEDIA_HOLDERS) and _BASE64.fullmatch(text) is not None
+    return len(place) > 1 and (place[-1] == "result" or place[-2] in _MEDIA_HOLDERS)
 
 
 def _as_bytes(item: bytes | bytearray | str) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from akto_guardrails.content import Path, answer_body, string_leaves
 from akto_guardrails.json_text import json_text
 from akto_guardrails.masking import UnmappableMask
+from akto_guardrails.stream_pattern import Pattern
 from akto_guardrails.stream_pieces import Piece, Unit, Units, entry, index_of, parsed, replaced
 
 _FINAL_RESPONSES_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
@@ -53,18 +54,23 @@ class StreamedAnswer:
         self.texts: dict[Path, StreamedText] = {}
         self.alone: dict[str, None] = {}
         self._units = Units()
+        # What items are like that only go on with a text, and what there is of it so far.
+        self._going_on: tuple[Pattern, StreamedText] | None = None
         self._usage: dict[str, object] = {}
         self._response: object = None
         self._gemini: _GeminiAnswer | None = None
 
     def add(self, item: object) -> None:
         """Takes note of one item; never changes it."""
+        if self._going_on is not None:
+            pattern, so_far = self._going_on
+            text = pattern.text_in(item)
+            if text is not None:
+                so_far.add(text)
+                return
+        self._add(self._units.of(item))
         continued = self._units.continued
-        text = None if continued is None else continued.text_in(item)
-        if continued is None or text is None:
-            self._add(self._units.of(item))
-        else:
-            self.texts[continued.piece.target].add(text)
+        self._going_on = None if continued is None else (continued.pattern, self.texts[continued.piece.target])
 
     def body(self) -> object:
         """The answer put together; None when nothing came."""

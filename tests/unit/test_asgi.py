@@ -339,3 +339,29 @@ def test_a_second_content_type_does_not_pass_a_form_for_json() -> None:
     (request,) = served.requests
     assert request is not None
     assert request.has_json is False
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_bytes_of_a_stream_are_kept_where_they_are_wanted(is_kept: bool) -> None:
+    parts: list[MutableMapping[str, Any]] = [
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]},
+        {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True},
+        {"type": "http.response.body", "body": b"data: 2\n\n", "more_body": True},
+        {"type": "http.response.body", "body": b""},
+    ]
+    answered: list[bool] = []
+
+    async def inner(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        request = current_request()
+        assert request is not None
+        request.stream = bytearray() if is_kept else None
+        for part in parts:
+            await send(part)
+            answered.append(request.is_answered)
+        assert request.stream == (b"data: 1\n\ndata: 2\n\n" if is_kept else None)
+
+    served = Served()
+    served.application = guarded_application(inner, served.admits)
+    served.serve(http())
+    assert served.sent == parts
+    assert answered == [False, False, False, True]
