@@ -1,7 +1,7 @@
 """Recognises an item of a stream that differs from the one before it in nothing but its text, as most items do.
 
-In a proxy under load it takes 24 microseconds to read an item entry by entry, a third of that to compare it with one
-that was read; LiteLLM itself takes 320 (1.106.2, chat chunks of one word).
+In a proxy under load it takes 24 microseconds to read an item entry by entry, a quarter of that to compare it with one
+that was read; LiteLLM itself takes 300 (1.106.2, chat chunks of one word).
 """
 
 from __future__ import annotations
