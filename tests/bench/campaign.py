@@ -1,4 +1,8 @@
-"""A whole run: starts, warm-up, rounds by turns, and everything about them as one JSON object."""
+"""A whole run, and everything about it as one JSON object.
+
+Each turn has proxies of its own, because two processes of the same image are some per cent apart for as long as they
+run, more than what is to be measured.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ import os
 import re
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bench.figures import MEMORY_STATES
 from bench.plan import ASYNC, DEFAULT, LARGE_PROMPT, STREAM, SYNC, UNGUARDED, Cell, Plan, rotated, runs_of
 from bench.prompts import SMALL
 from bench.rounds import NotGuarded, Round, play
-from bench.stage import Proxy, Stage, start_times
+from bench.stage import Proxy, Stage
 from bench.summary import Pair, cell_figures, growth, medians, spread
 
 # MiB by variant and kind.
@@ -26,6 +32,18 @@ _IDLE_SECONDS: Final = 3
 _REST_SECONDS: Final = 10
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """What one turn found. `memory`: by state; `idle`: hundredths of a core by variant; `starts`: seconds by kind."""
+
+    pairs: list[Pair]
+    memory: dict[str, Memory]
+    idle: dict[str, float]
+    starts: dict[str, list[float]]
+    litellm: str
+    cpu_source: str
+
+
 def run(plan: Plan) -> dict[str, Any]:
     """Plays `plan` and gives its figures. Raises `NotGuarded` when the proxies did not do their work."""
     with tempfile.TemporaryDirectory() as directory, Stage(Path(directory)) as stage:
@@ -34,45 +52,59 @@ def run(plan: Plan) -> dict[str, Any]:
         if stage.cores.others:
             os.sched_setaffinity(0, _numbers(stage.cores.others))
         _say(f"{plan.name} run; {_pinning(stage)}")
-        starts = start_times(stage, plan.starts)
-        proxies = stage.start_all()
-        for proxy in proxies.values():
-            starts["base" if proxy.variant.base else "guarded"].append(proxy.start_seconds)
-        memory = {"fresh": _memory(proxies)}
-        _warm_up(stage, proxies, plan)
-        memory["warm"] = _memory(proxies)
-        # Before the rounds, which are not the same for all of them.
-        memory["loaded"] = medians([_memory_after_long_prompts(stage, proxies, plan) for _ in range(plan.readings)])
-        idle = _idle_cpu(proxies)
-        _warm_up_streams(stage, proxies, plan)
-        pairs = _pairs(stage, proxies, plan)
+        turns = [_turn(stage, plan, number) for number in range(len(plan.turns))]
+        pairs = [pair for turn in turns for pair in turn.pairs]
         return {
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "litellm": stage.litellm_release(proxies[UNGUARDED]),
-            "machine": _machine(stage, proxies[UNGUARDED]),
+            "litellm": turns[-1].litellm,
+            "machine": _machine(stage, turns[-1].cpu_source),
             "plan": {"name": plan.name, "seconds": plan.seconds, "turns": len(plan.turns)},
             "cells": cell_figures(pairs),
             "growth": [growth(pairs, DEFAULT, SYNC), growth(pairs, DEFAULT, ASYNC)],
-            "memory_mib": memory,
-            "idle_cpu_percent": idle,
-            "start_seconds": {kind: spread(seconds) for kind, seconds in starts.items()},
+            "memory_mib": {state: _median_memory([turn.memory[state] for turn in turns]) for state in MEMORY_STATES},
+            "idle_cpu_percent": medians([turn.idle for turn in turns]),
+            "start_seconds": {
+                kind: spread(seconds for turn in turns for seconds in turn.starts[kind]) for kind in turns[-1].starts
+            },
         }
 
 
-def _pairs(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> list[Pair]:
-    """All rounds. The unguarded ones between two cells count for both."""
+def _turn(stage: Stage, plan: Plan, number: int) -> _Turn:
+    """One turn with proxies of its own."""
+    _say(f"turn {number + 1} of {len(plan.turns)}")
+    with stage.proxies() as proxies:
+        fresh = _memory(proxies)
+        _warm_up(stage, proxies, plan)
+        warm = _memory(proxies)
+        # Before the rounds, which are not the same for all of them.
+        loaded = _memory_after_long_prompts(stage, proxies, plan)
+        idle = _idle_cpu(proxies)
+        _warm_up_streams(stage, proxies, plan)
+        return _Turn(
+            _pairs(stage, proxies, plan, number),
+            {"fresh": fresh, "warm": warm, "loaded": loaded},
+            idle,
+            {
+                "base": [each.start_seconds for each in proxies.values() if each.variant.base],
+                "guarded": [each.start_seconds for each in proxies.values() if not each.variant.base],
+            },
+            stage.litellm_release(proxies[UNGUARDED]),
+            proxies[UNGUARDED].cpu_source,
+        )
+
+
+def _pairs(stage: Stage, proxies: dict[str, Proxy], plan: Plan, turn: int) -> list[Pair]:
+    """All rounds of a turn. The unguarded ones between two cells count for both."""
     pairs: list[Pair] = []
-    for turn, cells in enumerate(plan.turns):
-        _say(f"turn {turn + 1} of {len(plan.turns)}")
-        for run_of_cells in runs_of(cells):
-            base = run_of_cells[0].unguarded
-            before = _round(stage, proxies[UNGUARDED], base, plan)
-            for number, cell in enumerate(run_of_cells):
-                names = rotated(cell.variants(), turn + number)
-                rounds = [_round(stage, proxies[name], cell, plan) for name in names]
-                after = _round(stage, proxies[UNGUARDED], base, plan)
-                pairs += [Pair(cell, turn, each, before, after) for each in rounds]
-                before = after
+    for run_of_cells in runs_of(plan.turns[turn]):
+        base = run_of_cells[0].unguarded
+        before = _round(stage, proxies[UNGUARDED], base, plan)
+        for number, cell in enumerate(run_of_cells):
+            names = rotated(cell.variants(), turn + number)
+            rounds = [_round(stage, proxies[name], cell, plan) for name in names]
+            after = _round(stage, proxies[UNGUARDED], base, plan)
+            pairs += [Pair(cell, turn, each, before, after) for each in rounds]
+            before = after
     return pairs
 
 
@@ -104,6 +136,10 @@ def _memory(proxies: dict[str, Proxy]) -> Memory:
     return {name: {kind: round(mib, 1) for kind, mib in proxy.memory_mib().items()} for name, proxy in proxies.items()}
 
 
+def _median_memory(readings: list[Memory]) -> Memory:
+    return {name: medians([each[name] for each in readings]) for name in readings[0]}
+
+
 def _memory_after_long_prompts(stage: Stage, proxies: dict[str, Proxy], plan: Plan) -> Memory:
     for proxy in proxies.values():
         play(stage, proxy, LARGE_PROMPT, 0, plan.seconds)
@@ -118,13 +154,13 @@ def _idle_cpu(proxies: dict[str, Proxy]) -> dict[str, float]:
     return {name: round((proxy.cpu() - before[name]) / _IDLE_SECONDS * 100, 2) for name, proxy in proxies.items()}
 
 
-def _machine(stage: Stage, proxy: Proxy) -> dict[str, Any]:
+def _machine(stage: Stage, cpu_source: str) -> dict[str, Any]:
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "cpu": model[1].strip() if model else "unknown",
         "cores": os.cpu_count(),
         "pinned": bool(stage.cores.others),
-        "cpu_time_from": proxy.cpu_source,
+        "cpu_time_from": cpu_source,
     }
 
 

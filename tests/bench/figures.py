@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from bench.plan import CONTROL, UNGUARDED, Cell
 
-# When a worker's memory was read: before its first request, after the warm-up, and some seconds after long prompts, the
-# median of several times.
+# When a worker's memory was read: before its first request, after the warm-up, and some seconds after long prompts.
 MEMORY_STATES: Final = ("fresh", "warm", "loaded")
 
 

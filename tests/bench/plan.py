@@ -90,8 +90,7 @@ OUT_OF_STEP: Final = Cell(64, _DEFAULT_AKTO_MS, model_ms=100)
 class Plan:
     """`turns`: the cells of each turn, in their order. A round has a lead to get going and `seconds` that are measured.
 
-    `warm_up`: seconds for each proxy. `readings`: of memory after long prompts. `starts`: further starts of an
-    unguarded and a guarded proxy by turns.
+    `warm_up`: seconds for each proxy of a turn.
     """
 
     name: str
@@ -99,8 +98,6 @@ class Plan:
     lead: float
     seconds: float
     warm_up: float
-    readings: int
-    starts: int
 
     def lead_of(self, cell: Cell) -> float:
         """Long enough for each connection to be answered once, at the hundred requests a second of a slow core."""
@@ -115,7 +112,7 @@ def _cells(connections: int) -> tuple[Cell, ...]:
     return tuple(Cell(connections, akto_ms) for akto_ms in (0, 20, 200))
 
 
-# The run begins and ends with the default cell. Rounds with 128 connections take long, and are left out every second
+# Each turn begins and ends with the default cell. Rounds with 128 connections take long, and are left out every second
 # time.
 _TURN: Final = (DEFAULT, OUT_OF_STEP, *_cells(1), WITHOUT_A_WAIT, Cell(16, 200), LARGE_PROMPT, AGENT_PROMPT, STREAM)
 FULL: Final = Plan(
@@ -124,8 +121,6 @@ FULL: Final = Plan(
     lead=0.3,
     seconds=2.0,
     warm_up=6,
-    readings=3,
-    starts=3,
 )
 QUICK: Final = Plan(
     "quick",
@@ -133,8 +128,6 @@ QUICK: Final = Plan(
     lead=0.2,
     seconds=1.0,
     warm_up=3,
-    readings=1,
-    starts=0,
 )
 
 

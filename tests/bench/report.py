@@ -78,9 +78,9 @@ def _spread(values: dict[str, float] | None, shape: str) -> str:
 def _about_processes(figures: Figures) -> list[str]:
     results = figures.results
     lines = [
-        f"{each['variant']}: CPU for each request {each['first_cpu_ms']:.2f} ms in the first round of the run "
+        f"{each['variant']}: CPU for each request {each['first_cpu_ms']:.2f} ms in a proxy's first round "
         f"({each['first_added_cpu_ms']:+.2f} beside unguarded), {each['last_cpu_ms']:.2f} ms in the last "
-        f"({each['last_added_cpu_ms']:+.2f}), {each['requests_between']} requests later"
+        f"({each['last_added_cpu_ms']:+.2f}), {each['requests_between']:.0f} requests later"
         for each in results["growth"]
     ]
     for state in MEMORY_STATES:

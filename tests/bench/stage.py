@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -109,7 +109,7 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._exit.close()
 
-    def start(self, variant: Variant) -> Proxy:
+    def _start(self, variant: Variant) -> Proxy:
         directory = self._directory / variant.name
         directory.mkdir(exist_ok=True)
         service = GuardedProxy(
@@ -126,8 +126,17 @@ class Stage:
         pids = _pids_of(service)
         return Proxy(variant, service, pids, *cpu_clock(pids), seconds)
 
-    def start_all(self) -> dict[str, Proxy]:
-        return {variant.name: self.start(variant) for variant in VARIANTS}
+    @contextmanager
+    def proxies(self) -> Iterator[dict[str, Proxy]]:
+        """One of each variant, by name, gone afterwards."""
+        started: dict[str, Proxy] = {}
+        try:
+            for variant in VARIANTS:
+                started[variant.name] = self._start(variant)
+            yield started
+        finally:
+            for proxy in started.values():
+                proxy.service.container.stop()
 
     def litellm_release(self, proxy: Proxy) -> str:
         """The release of LiteLLM in the image."""
@@ -187,15 +196,3 @@ def _pids_of(service: GuardedProxy) -> list[int]:
 def _remove_containers() -> None:
     for container in docker.from_env().containers.list(all=True, filters={"label": TEST_LABEL}):
         container.remove(force=True)
-
-
-def start_times(stage: Stage, times: int) -> dict[str, list[float]]:
-    """Seconds of further starts of an unguarded and a guarded proxy by turns, none of which is kept."""
-    found: dict[str, list[float]] = {"base": [], "guarded": []}
-    for turn in range(times):
-        pair = VARIANTS[:2] if turn % 2 == 0 else VARIANTS[1::-1]
-        for variant in pair:
-            proxy = stage.start(variant)
-            found["base" if variant.base else "guarded"].append(proxy.start_seconds)
-            proxy.service.stop()
-    return found

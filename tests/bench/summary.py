@@ -45,12 +45,9 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     }
 
 
-def medians(readings: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def medians(readings: list[dict[str, float]]) -> dict[str, float]:
     """The median of each figure that was read several times."""
-    return {
-        name: {kind: round(statistics.median(each[name][kind] for each in readings), 1) for kind in kinds}
-        for name, kinds in readings[0].items()
-    }
+    return {name: round(statistics.median(each[name] for each in readings), 3) for name in readings[0]}
 
 
 def cell_figures(pairs: list[Pair]) -> list[dict[str, Any]]:
@@ -86,16 +83,23 @@ def _figures(cell: Cell, variant: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def growth(pairs: list[Pair], cell: Cell, variant: str) -> dict[str, Any]:
-    """CPU for each request in the first and in the last round of `cell`, and how many requests came between."""
+    """CPU for each request in a proxy's first and in its last round of `cell`, and how many requests came between.
+
+    Medians of the turns, each of which has a proxy of its own.
+    """
     own = [pair for pair in pairs if pair.round.variant == variant]
-    same = [pair for pair in own if pair.cell == cell]
+    turns = [_grown([pair for pair in own if pair.turn == turn], cell) for turn in sorted({pair.turn for pair in own})]
+    return {"variant": variant, **medians(turns)}
+
+
+def _grown(pairs: list[Pair], cell: Cell) -> dict[str, float]:
+    same = [pair for pair in pairs if pair.cell == cell]
     first, last = same[0], same[-1]
-    between = own[own.index(first) + 1 : own.index(last)] if last is not first else []
+    between = pairs[pairs.index(first) + 1 : pairs.index(last)]
     return {
-        "variant": variant,
         "requests_between": sum(pair.round.requests for pair in between),
-        "first_cpu_ms": round(first.round.cpu_ms, 3),
-        "last_cpu_ms": round(last.round.cpu_ms, 3),
-        "first_added_cpu_ms": round(first.added("cpu_ms"), 3),
-        "last_added_cpu_ms": round(last.added("cpu_ms"), 3),
+        "first_cpu_ms": first.round.cpu_ms,
+        "last_cpu_ms": last.round.cpu_ms,
+        "first_added_cpu_ms": first.added("cpu_ms"),
+        "last_added_cpu_ms": last.added("cpu_ms"),
     }

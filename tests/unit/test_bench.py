@@ -113,10 +113,14 @@ def test_cpu_for_each_request_is_left_out_where_few_requests_were_made() -> None
     assert cell_figures([few, many])[1]["added_cpu_ms"]["median"] == 1
 
 
-def test_growth_is_between_the_first_and_the_last_round_of_a_cell() -> None:
-    guarded = [replace(ROUND, variant=SYNC, cpu_ms=each) for each in (9, 20, 10)]
+def test_growth_is_between_the_first_and_the_last_round_of_a_cell_with_the_same_proxy() -> None:
     cells = (DEFAULT, LARGE_PROMPT, DEFAULT)
-    found = growth([pair(each, 100, 100, cell) for each, cell in zip(guarded, cells, strict=True)], DEFAULT, SYNC)
+    pairs = [
+        pair(replace(ROUND, variant=SYNC, cpu_ms=cpu_ms), 100, 100, cell, turn)
+        for turn, of_turn in enumerate([(9, 20, 10), (19, 0, 22), (5, 0, 7)])
+        for cell, cpu_ms in zip(cells, of_turn, strict=True)
+    ]
+    found = growth(pairs, DEFAULT, SYNC)
     assert (found["first_cpu_ms"], found["last_cpu_ms"], found["requests_between"]) == (9, 10, 200)
     assert (found["first_added_cpu_ms"], found["last_added_cpu_ms"]) == (-1, 0)
 
@@ -129,9 +133,8 @@ def test_a_goal_that_was_not_measured_is_neither_met_nor_missed() -> None:
 
 
 @pytest.mark.parametrize("plan", [FULL, QUICK], ids=lambda plan: plan.name)
-def test_a_run_begins_and_ends_with_the_default_cell(plan: Any) -> None:
-    assert plan.turns[0][0] == DEFAULT
-    assert plan.turns[-1][-1] == DEFAULT
+def test_each_turn_begins_and_ends_with_the_default_cell(plan: Any) -> None:
+    assert all(cells[0] == cells[-1] == DEFAULT for cells in plan.turns)
 
 
 def test_cells_that_share_their_unguarded_load_stand_together() -> None:
@@ -222,8 +225,7 @@ def test_the_load_reports_a_stream_without_its_end() -> None:
 
 
 def test_memory_is_the_median_of_what_was_read() -> None:
-    readings = [{UNGUARDED: {"rss": each}, SYNC: {"rss": each + 1}} for each in (300.0, 350.0, 310.0)]
-    assert medians(readings) == {UNGUARDED: {"rss": 310.0}, SYNC: {"rss": 311.0}}
+    assert medians([{"rss": each, "pss": each - 1} for each in (300.0, 350.0, 310.0)]) == {"rss": 310.0, "pss": 309.0}
 
 
 def test_the_load_reports_a_proxy_that_is_not_there() -> None:
