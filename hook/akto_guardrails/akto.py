@@ -105,16 +105,17 @@ class AktoClient:
             return unavailable(Cause.BREAKER_OPEN)
         self._checks_in_flight += 1
         self._bytes_in_flight += len(body)
+        era = self._breaker.era
         try:
             target = self._answer_target if of_answer else self._check_target
             status, answer = await self._server.post(target, body, self._timeout)
         except TimeoutError:
-            self._note_failure()
+            self._note_failure(era)
             return unavailable(Cause.TIMEOUT)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return unavailable(Cause.OVERLOAD)
-            self._note_failure()
+            self._note_failure(era)
             return unavailable(Cause.CONNECTION)
         finally:
             self._checks_in_flight -= 1
@@ -123,7 +124,7 @@ class AktoClient:
         if verdict.is_usable:
             self._breaker.succeeded()
         elif status in _OUTAGES or verdict.cause is Cause.SERVICE_FAIL_OPEN:
-            self._note_failure()
+            self._note_failure(era)
         return verdict
 
     async def record(self, body: bytes) -> tuple[Delivery, int | None]:
@@ -144,8 +145,8 @@ class AktoClient:
         """Closes the connections."""
         await self._server.close()
 
-    def _note_failure(self) -> None:
-        if self._breaker.failed():
+    def _note_failure(self, era: int) -> None:
+        if self._breaker.failed(era):
             # Kept connections may lead to a machine that is gone, and would cost a time-out each.
             self._server.retire()
 

@@ -22,12 +22,16 @@ class Breaker:
     traffic is judged. Where nothing else is judged, such a payload is itself without a verdict and gets the same
     fallback: whoever sends it gains nothing by opening the breaker. A probe is a real request. Several may be waiting
     for their time-out at once, so that recovery takes a second however long that is.
+
+    Of calls that began before the last success a failure says nothing: those that were waiting while Akto came back
+    still come to their time-out.
     """
 
     def __init__(self, counters: Counters, clock: Callable[[], float] = time.monotonic) -> None:
         self._counters = counters
         self._clock = clock
         self._failures = 0
+        self._successes = 0
         self._opened: float | None = None
         self._next_probe = 0.0
         self._not_asked = 0
@@ -37,6 +41,11 @@ class Breaker:
     def is_open(self) -> bool:
         """Whether Akto is not asked but for a probe a second."""
         return self._opened is not None
+
+    @property
+    def era(self) -> int:
+        """Another one after each success. The one in which a call began goes with its failure."""
+        return self._successes
 
     def admits(self) -> bool:
         """Whether a call may be made now."""
@@ -49,8 +58,10 @@ class Breaker:
         self._next_probe = now + PROBE_SECONDS
         return True
 
-    def failed(self) -> bool:
-        """Notes a failure of the service. Gives whether the breaker opened with it."""
+    def failed(self, era: int) -> bool:
+        """Notes a failure of the service, of a call that began in `era`. Gives whether the breaker opened with it."""
+        if era != self._successes:
+            return False
         self._failures += 1
         if self._opened is not None or self._failures < FAILURES_TO_OPEN:
             return False
@@ -66,6 +77,7 @@ class Breaker:
     def succeeded(self) -> None:
         """Notes an answer with a verdict."""
         self._failures = 0
+        self._successes += 1
         if self._opened is None:
             return
         seconds = self._clock() - self._opened

@@ -478,10 +478,10 @@ class TestProxy:
         credentials = base64.b64encode(b"me:p@ss").decode()
         assert seen == [f"POST akto.invalid Basic {credentials}"]
 
-    @pytest.mark.parametrize("exempt", ["akto.invalid", ".invalid", "other,akto.invalid", "*"])
+    @pytest.mark.parametrize("exempt", ["akto.invalid", ".invalid", "other,akto.invalid", "*", "akto.invalid:9000"])
     def test_exempt_hosts_are_called_directly(self, exempt: str) -> None:
         verdict, seen = self.check_through(
-            "http://akto.invalid", lambda proxy: {"HTTP_PROXY": f"http://{proxy}", "NO_PROXY": exempt}
+            "http://akto.invalid:9000", lambda proxy: {"HTTP_PROXY": f"http://{proxy}", "NO_PROXY": exempt}
         )
         assert not verdict.is_usable
         assert seen == []
@@ -614,6 +614,31 @@ class TestBreaker:
             return causes
 
         assert asyncio.run(main())[5:] == [Cause.BREAKER_OPEN, None, None, None]
+
+    def test_checks_that_still_hang_when_the_service_is_back_do_not_open_it_again(self) -> None:
+        back = False
+
+        async def handler(request: web.BaseRequest) -> web.Response:
+            if not back:
+                await asyncio.sleep(5)
+            return web.Response(body=ALLOW)
+
+        async def main() -> list[Cause | None]:
+            nonlocal back
+            counters = Counters()
+            async with serving(handler) as url:
+                client = AktoClient(url, "raw-token", 0.5, Breaker(counters))
+                hanging = [asyncio.create_task(client.check(b"{}")) for _ in range(20)]
+                await asyncio.sleep(0.2)
+                back = True
+                assert (await client.check(b"{}")).is_usable
+                causes = [verdict.cause for verdict in await asyncio.gather(*hanging)]
+                assert (await client.check(b"{}")).is_usable
+                await client.close()
+            assert counters.snapshot() == {}
+            return causes
+
+        assert asyncio.run(main()) == [Cause.TIMEOUT] * 20
 
     def test_connections_from_before_the_outage_are_not_used_again(self) -> None:
         """A machine that is gone answers nothing on any of them."""

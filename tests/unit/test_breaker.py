@@ -23,7 +23,7 @@ def clock() -> Clock:
 def opened(clock: Clock, counters: Counters | None = None) -> Breaker:
     """A breaker that has just opened."""
     breaker = Breaker(counters or Counters(), clock)
-    assert [breaker.failed() for _ in range(5)] == [False] * 4 + [True]
+    assert [breaker.failed(breaker.era) for _ in range(5)] == [False] * 4 + [True]
     return breaker
 
 
@@ -31,7 +31,7 @@ def test_it_is_closed_at_first_and_after_four_failures(clock: Clock) -> None:
     breaker = Breaker(Counters(), clock)
     for _ in range(4):
         assert breaker.admits()
-        breaker.failed()
+        breaker.failed(breaker.era)
     assert breaker.admits()
 
 
@@ -49,7 +49,7 @@ def test_a_probe_that_fails_or_never_comes_back_keeps_it_open(clock: Clock) -> N
     breaker = opened(clock)
     clock.now += 1.5
     assert breaker.admits()
-    assert not breaker.failed()
+    assert not breaker.failed(breaker.era)
     assert not breaker.admits()
     clock.now += 1.5
     assert breaker.admits(), "the first probe may still be waiting for its time-out"
@@ -60,14 +60,22 @@ def test_a_success_closes_it_and_five_further_failures_open_it_again(clock: Cloc
     breaker = opened(clock, counters)
     breaker.succeeded()
     assert breaker.admits()
-    assert [breaker.failed() for _ in range(5)][-1]
+    assert [breaker.failed(breaker.era) for _ in range(5)][-1]
     assert counters.snapshot() == {"breaker_closed": 1, "breaker_opened": 2}
+
+
+def test_calls_from_before_a_success_do_not_open_it_again(clock: Clock) -> None:
+    breaker = opened(clock)
+    hanging = breaker.era
+    breaker.succeeded()
+    assert not any(breaker.failed(hanging) for _ in range(10))
+    assert [breaker.failed(breaker.era) for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_opening_and_closing_are_one_line_each(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     breaker = opened(clock)
     for _ in range(10):
-        breaker.failed()
+        breaker.failed(breaker.era)
         breaker.admits()
     clock.now += 61
     breaker.succeeded()
