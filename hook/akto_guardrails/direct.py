@@ -14,6 +14,7 @@ import itertools
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ IDLE_SECONDS: Final = 15.0
 _ADDRESSES_SECONDS: Final = 10.0
 # A second address is tried beside the first when that takes longer (RFC 8305).
 _NEXT_ADDRESS_SECONDS: Final = 0.25
+_REQUEST_TIMEOUT: Final = 408
 
 
 class Direct:
@@ -53,16 +55,18 @@ class Direct:
     async def post(self, target: str, body: bytes, seconds: float) -> tuple[int, bytes]:
         """Status and body of the answer to a POST to `target`, a path with its query.
 
-        Raises TimeoutError after so many `seconds`, and OSError. A connection that ends before an answer is tried once
-        more: one that the server closed in this very moment, for being idle, looks like an outage and is none.
+        Raises TimeoutError after so many `seconds`, and OSError. A connection that ends before an answer, or with a 408
+        (RFC 9110, 15.5.9), is tried once more: one that the server closed in this very moment, for being idle, looks
+        like an outage and is none.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         request = b"".join((b"POST ", target.encode("ascii"), self._head, b"%d\r\n\r\n" % len(body), body))
-        try:
-            return await self._post(self._kept(loop) or await self._new(loop, deadline), request, deadline)
-        except Disconnected:
-            return await self._post(await self._new(loop, deadline), request, deadline)
+        with suppress(Disconnected):
+            answer = await self._post(self._kept(loop) or await self._new(loop, deadline), request, deadline)
+            if answer[0] != _REQUEST_TIMEOUT:
+                return answer
+        return await self._post(await self._new(loop, deadline), request, deadline)
 
     def retire(self) -> None:
         """Lets calls under way finish; all others are made over new connections, to addresses looked up anew."""
@@ -94,7 +98,7 @@ class Direct:
             if connection.loop is not loop:
                 self._open.discard(connection)
                 continue
-            if connection.is_open and loop.time() - connection.idle_since <= IDLE_SECONDS:
+            if loop.time() - connection.idle_since <= IDLE_SECONDS and connection.is_quiet:
                 return connection
             connection.abort()
         return None
@@ -115,16 +119,20 @@ class Direct:
         connected = await start_connection(
             [*addresses[first:], *addresses[:first]], happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=loop
         )
+        connection = HttpConnection(loop, self._most, self._open.discard)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(
-                lambda: HttpConnection(loop, self._most, self._open.discard),
+            await loop.create_connection(
+                lambda: connection,
                 sock=connected,
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
             )
-        except BaseException:  # passed on: the socket has no other owner yet
-            connected.close()
+        except BaseException:  # passed on
+            if connection.has_socket:
+                connection.abort()
+            else:
+                connected.close()
             raise
         self._open.add(connection)
         return connection

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from contextvars import Context
-from typing import cast
+from typing import Final, cast
 
 from akto_guardrails.http_answer import BadAnswer, HttpAnswer
+
+# A request up to this length has left for the most part when its answer comes, whatever the server read of it.
+_SHORT_REQUEST: Final = 65_536
+_NO_ANSWER: Final = HttpAnswer(0)
 
 
 class Disconnected(ConnectionError):
@@ -28,14 +33,27 @@ class HttpConnection(asyncio.Protocol):
         # For timers. In the context of a request they would keep alive what is in it.
         self._context = Context()
         self._transport: asyncio.Transport | None = None
-        self._answer = HttpAnswer(most)
+        self._unread = select.poll()
+        self._answer = _NO_ANSWER
         self._whole: asyncio.Future[None] | None = None
         self._is_retired = False
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether its socket is the event loop's, which alone may close it then."""
+        return self._transport is not None
 
     @property
     def is_open(self) -> bool:
         """Whether a request may be sent over it."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open, and nothing has come that the event loop has not read yet: not its end, and no bytes,
+        which would be taken for the answer to the next request.
+        """
+        return self.is_open and not self._unread.poll(0)
 
     async def post(self, request: bytes, deadline: float) -> tuple[int, bytes]:
         """Sends the bytes of a request; gives status and body of the answer.
@@ -58,8 +76,9 @@ class HttpConnection(asyncio.Protocol):
         finally:
             timer.cancel()
             self._whole = None
-            # What is still to be sent may be the rest of a request that was answered before its end.
-            if self._is_retired or not answer.is_reusable or transport.get_write_buffer_size():
+            # What was asked and what was answered can be whole conversations.
+            self._answer = _NO_ANSWER
+            if self._is_retired or not answer.is_reusable or _may_be_unsent(transport, request, answer.status):
                 transport.abort()
         self.idle_since = self.loop.time()
         return answer.status, answer.body
@@ -79,6 +98,7 @@ class HttpConnection(asyncio.Protocol):
         """asyncio's word that the connection is open."""
         # uvloop's is no subclass of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """asyncio's way to hand over what has come."""
@@ -113,3 +133,11 @@ class HttpConnection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if self._whole is not None and not self._whole.done():
             self._whole.set_exception(error)
+
+
+def _may_be_unsent(transport: asyncio.Transport, request: bytes, status: int) -> bool:
+    """Whether the end of `request` may still be on its way, since a server can refuse one before it has read it.
+
+    Under TLS a transport does not know what waits to be sent.
+    """
+    return transport.get_write_buffer_size() > 0 or (status >= 400 and len(request) > _SHORT_REQUEST)

@@ -108,7 +108,7 @@ def proxy_for(service_url: str) -> URL | None:
     """
     parts = urlsplit(service_url)
     proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+    if not proxy or any(map(urllib.request.proxy_bypass, (parts.hostname or "", parts.netloc))):
         return None
     return URL(proxy if "://" in proxy else f"http://{proxy}")
 

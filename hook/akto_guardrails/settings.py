@@ -193,7 +193,7 @@ class _Reader:
             self._wrong(
                 f"{name} is not an http or https address.", f"Give scheme and host: {name}=https://akto.example.com"
             )
-        elif parts.query or parts.fragment or parts.username is not None:
+        elif "?" in value or "#" in value or parts.username is not None:
             self._wrong(
                 f"{name} carries a query, a fragment or a user name.",
                 "Give scheme, host and at most a path; the token goes into AKTO_API_TOKEN.",
@@ -310,11 +310,13 @@ class _Reader:
 
 
 def _split(value: str) -> SplitResult | None:
-    if any(character.isspace() for character in value):
+    if any(character.isspace() or character == "\\" for character in value):
         return None
     try:
         parts = urlsplit(value)
         _ = parts.port
+        # A label that is empty or too long is found by nobody's name server.
+        (parts.hostname or "").encode("idna")
     except ValueError:
         return None
     return parts

@@ -144,7 +144,7 @@ def _merged(result: Mapping[str, object], of_answer: bool) -> Verdict | None:
 
     The top level then only repeats the request side with `Allowed` = both. Accounts exist for which the service
     always answers so: either side can block, but only the side that was asked about decides about a mask or a
-    missing verdict.
+    missing verdict. Where that side is missing, too, a block of the top level is one.
     """
     request, response = result.get("requestResult"), result.get("responseResult")
     if not isinstance(request, dict) and not isinstance(response, dict):
@@ -153,6 +153,9 @@ def _merged(result: Mapping[str, object], of_answer: bool) -> Verdict | None:
     for verdict in sides:
         if verdict.decision is Decision.BLOCK:
             return verdict
+    if not isinstance(response if of_answer else request, dict):
+        whole = _verdict_of_result(result)
+        return whole if whole.decision is Decision.BLOCK else unavailable(Cause.NO_VERDICT)
     other, asked = sides if of_answer else reversed(sides)
     if asked.decision is Decision.ALLOW and other.decision is Decision.FLAG:
         return replace(other, mask=asked.mask)
@@ -194,11 +197,11 @@ def _denied(behaviour: str, reason: str, result: Mapping[str, object], mask: str
 
 
 def _allowed(result: Mapping[str, object]) -> bool | None:
-    return _boolean(result.get("Allowed", result.get("allowed")))
+    return _boolean(result, "Allowed", "allowed")
 
 
 def _mask(result: Mapping[str, object]) -> str | None:
-    if not _boolean(result.get("Modified", result.get("modified"))):
+    if not _boolean(result, "Modified", "modified"):
         return None
     payload = result.get("ModifiedPayload", result.get("modifiedPayload"))
     if isinstance(payload, (dict, list)):
@@ -210,18 +213,21 @@ def _mask(result: Mapping[str, object]) -> str | None:
 
 
 def _service_failed_open(result: Mapping[str, object]) -> bool:
-    return bool(_boolean(result.get("failOpen")))
+    return bool(_boolean(result, "failOpen"))
 
 
 def _behaviour(result: Mapping[str, object]) -> str:
     return _text(result, "behaviour", "Behaviour").strip().lower()
 
 
-def _boolean(value: object) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower())
+def _boolean(source: Mapping[str, object], *names: str) -> bool | None:
+    """The first value under one of `names` that says true or false."""
+    for name in names:
+        value = source.get(name)
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.strip().lower())
+        if isinstance(value, bool):
+            return value
     return None
 
 

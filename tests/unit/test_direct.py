@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import ssl
+import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from yarl import URL
@@ -17,6 +21,7 @@ from yarl import URL
 from akto_guardrails import direct as direct_module
 from akto_guardrails.direct import Direct
 from akto_guardrails.http_connection import Disconnected
+from mock_llm.certificate import self_signed
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -161,6 +166,66 @@ def test_what_nobody_asked_for_closes_the_connection() -> None:
     assert len(set(server.ports)) == 2
 
 
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", ANSWER, b""])
+def test_what_came_while_the_event_loop_was_busy_is_no_answer(unasked: bytes) -> None:
+    """The system has it, and the event loop has not read it yet; nothing means that the server has closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as threads:
+        listening.settimeout(5)
+        answered, spoken = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            connection.recv(65_536)
+            connection.sendall(ANSWER)
+            assert answered.wait(5)
+            connection.sendall(unasked)
+            if not unasked:
+                connection.close()
+            spoken.set()
+            another, _ = listening.accept()
+            another.settimeout(5)
+            another.recv(65_536)
+            another.sendall(ANSWER.replace(b"ok", b"no"))
+
+        async def main() -> None:
+            direct = Direct(URL(f"http://127.0.0.1:{listening.getsockname()[1]}"), {}, most=1_000)
+            serving = threads.submit(serve)
+            assert await direct.post("/", b"", 5) == (200, b"ok")
+            answered.set()
+            assert spoken.wait(5)
+            assert await direct.post("/", b"", 5) == (200, b"no")
+            serving.result(5)
+            await direct.close()
+
+        asyncio.run(main())
+
+
+def test_a_408_on_a_kept_connection_is_the_end_of_the_connection_and_no_answer() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if server.ports.count(server.ports[-1]) > 1:
+            writer.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        else:
+            writer.write(ANSWER)
+
+    server = Server(answer)
+
+    async def main(direct: Direct) -> None:
+        for _ in range(3):
+            assert await direct.post("/", b"", 5) == (200, b"ok")
+
+    run(server, main)
+    assert len(set(server.ports)) == 3
+
+
+def test_an_idle_connection_keeps_no_answer() -> None:
+    async def main(direct: Direct) -> None:
+        await asyncio.gather(*(direct.post("/", b"", 5) for _ in range(3)))
+        assert len(direct._idle) == 3
+        assert all(connection._answer.body == b"" for connection in direct._idle)
+
+    run(Server(), main)
+
+
 def test_what_comes_behind_an_answer_is_not_the_next_one() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(ANSWER + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
@@ -186,6 +251,65 @@ def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection(
         direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
         assert await direct.post("/", b"x" * 50_000_000, 5) == (413, b"")
         assert direct._idle == []
+        await direct.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_refusal_of_a_long_request_ends_a_connection_with_tls(tmp_path: Path) -> None:
+    """Under TLS nobody knows how much of the request is still to be sent."""
+    trusted = tmp_path / "server.pem"
+    server_side = self_signed("localhost", trusted)
+
+    async def main() -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1_000)
+            cast(asyncio.Transport, writer.transport).pause_reading()
+            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            await asyncio.sleep(1)
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0, ssl=server_side)
+        origin = URL(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+        direct = Direct(origin, {}, most=1_000, tls=ssl.create_default_context(cafile=str(trusted)))
+        assert await direct.post("/", b"x" * 20_000_000, 5) == (413, b"")
+        assert direct._idle == []
+        await direct.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_call_that_is_given_up_as_its_tls_is_ready_leaves_the_socket_to_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says goodbye to the server then, for a while, and would find another connection's socket under its number."""
+    trusted = tmp_path / "server.pem"
+    server_side = self_signed("localhost", trusted)
+
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(ANSWER)
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server_side)
+        origin = URL(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+        direct = Direct(origin, {}, most=1_000, tls=ssl.create_default_context(cafile=str(trusted)))
+        loop = asyncio.get_running_loop()
+        create_connection = loop.create_connection
+
+        async def given_up(*arguments: Any, **options: Any) -> Any:
+            transport, _ = await create_connection(*arguments, **options)
+            monkeypatch.undo()
+            transport.close()
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(loop, "create_connection", given_up)
+        with pytest.raises(asyncio.CancelledError):
+            await direct.post("/", b"", 5)
+        assert await direct.post("/", b"", 5) == (200, b"ok")
         await direct.close()
         server.close()
 

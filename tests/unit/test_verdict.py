@@ -178,7 +178,10 @@ def test_allowed_is_allowed_whatever_the_behaviour(behaviour: str) -> None:
     assert verdict_on({"Allowed": True, "behaviour": behaviour}).decision is Decision.ALLOW
 
 
-@pytest.mark.parametrize("denied", [{"Allowed": "false"}, {"Allowed": " False "}, {"allowed": False}])
+@pytest.mark.parametrize(
+    "denied",
+    [{"Allowed": "false"}, {"Allowed": " False "}, {"allowed": False}, {"Allowed": None, "allowed": False}],
+)
 def test_a_denial_is_seen_in_every_spelling(denied: dict[str, object]) -> None:
     assert verdict_on(denied).decision is Decision.BLOCK
 
@@ -324,6 +327,16 @@ class TestBothSides:
         assert verdict_on({"Allowed": True, "requestResult": None, "responseResult": self.ALLOWED}).cause is (
             Cause.NO_VERDICT
         )
+
+    @pytest.mark.parametrize("missing", ["requestResult", "responseResult"])
+    @pytest.mark.parametrize("of_answer", [False, True])
+    def test_a_block_of_the_top_level_is_one_where_the_side_is_missing(self, missing: str, of_answer: bool) -> None:
+        sides = {"requestResult": self.ALLOWED, "responseResult": self.ALLOWED, missing: None}
+        result = {"Allowed": False, "behaviour": "block", **sides}
+        body = json.dumps({"success": True, "data": {"guardrailsResult": result}}).encode()
+        verdict = verdict_of_answer(200, body, of_answer=of_answer)
+        is_asked = (missing == "responseResult") == of_answer
+        assert verdict.decision is (Decision.BLOCK if is_asked else Decision.ALLOW)
 
     def test_no_verdict_on_an_answer_that_is_not_there_yet_changes_nothing(self) -> None:
         made_up = {"Allowed": True, "failOpen": True}
