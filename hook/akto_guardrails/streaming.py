@@ -76,9 +76,11 @@ class StreamedAnswer:
         """The answer put together; None when nothing came."""
         self._add(self._units.rest())
         if self._response is not None:
-            return answer_body(self._response)
+            return self._with_what_it_lacks(answer_body(self._response))
         if self._gemini is not None:
-            return self._gemini.body()
+            body = self._gemini.body()
+            events = self._alone_beside(body)
+            return {**body, "events": events} if events else body
         body, _ = assembled({target: str(text) for target, text in self.texts.items()}, self.facts, list(self.alone))
         return (body | self._usage) or None
 
@@ -107,6 +109,31 @@ class StreamedAnswer:
                 self._gemini.add(unit.data)
             if entry(unit.data, "type") in _FINAL_RESPONSES_EVENTS:
                 self._response = entry(unit.data, "response")
+
+    def _with_what_it_lacks(self, response: object) -> object:
+        """The response of the last event, and what was streamed and is not in it.
+
+        Some providers leave the output out of it, and where LiteLLM went on with another model when the first broke
+        off, it is that of the second alone.
+        """
+        if not isinstance(response, dict):
+            return response
+        said = string_leaves(response).values()
+        items = {target[:2] for target, text in self.texts.items() if not any(str(text) in each for each in said)}
+        lacking = {target: str(text) for target, text in self.texts.items() if target[:2] in items}
+        events = self._alone_beside(response)
+        if not lacking and not events:
+            return response
+        further, _ = assembled(lacking, self.facts, events)
+        outputs = [each["output"] for each in (response, further) if isinstance(each.get("output"), list)]
+        return {**further, **response, "output": [item for output in outputs for item in output]}
+
+    def _alone_beside(self, body: object) -> list[str]:
+        """The strings that belong nowhere and are not in `body`."""
+        if not self.alone:
+            return []
+        said = set(string_leaves(body).values())
+        return [text for text in self.alone if text not in said]
 
     def _placed(self, piece: Piece) -> Piece:
         known = self.texts.get(piece.target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from akto_guardrails.exchange import Key
@@ -28,7 +28,7 @@ class Turns:
         self._key = key
         self._call_type = call_type
         self._open: deque[Key] = deque()
-        # The events of the answer that is being sent, as text: they are read only when it is not sent to its end.
+        # The events of the answer that is being sent, as text.
         self._sent: list[str] = []
 
     async def check(self, event: dict[str, Any]) -> None:
@@ -50,11 +50,10 @@ class Turns:
         if not self._open:
             return
         event = _last_event(data)
-        if event is None:
+        if event is None or event["type"] != "error":
             self._sent.append(data)
-            return
-        self._sent.clear()
-        self._finish(lambda: event.get("response", event), 500 if event["type"] == "error" else 200)
+        if event is not None:
+            self._finish(lambda: self._said(event), 500 if event["type"] == "error" else 200)
 
     def end(self) -> None:
         """The client has gone, or the connection is over. May be called again."""
@@ -68,14 +67,15 @@ class Turns:
         except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the connection
             self._guard.note_internal_error(error)
 
-    def _said(self) -> object:
-        """What was sent of the current answer; None when nothing was."""
+    def _said(self, last: Mapping[str, object] | None = None) -> object:
+        """What was sent of the current answer, with its `last` event if it was sent to its end; None when nothing was."""
         answer = StreamedAnswer()
         sent, self._sent = self._sent, []
         for data in sent:
             for event in _parsed(data):
                 answer.add(event)
-        return answer.body()
+        body = answer.body()
+        return {**(body if isinstance(body, dict) else {}), **last} if last and last["type"] == "error" else body
 
 
 def _last_event(data: str) -> dict[str, Any] | None:

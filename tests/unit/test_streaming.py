@@ -145,6 +145,34 @@ def test_the_final_event_of_a_responses_stream_is_the_answer(kind: str) -> None:
     assert body == {"id": "resp_1", "output": [{"text": "Hello"}]}
 
 
+MESSAGE = {"type": "message", "content": [{"type": "output_text", "text": "second"}]}
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ({}, ["first second"]),
+        ({"output": []}, ["first second"]),
+        ({"output": [MESSAGE]}, ["second", "first second"]),
+        ({"output": [{**MESSAGE, "content": [{"text": "first second"}]}]}, ["first second"]),
+    ],
+)
+def test_what_was_streamed_and_is_not_in_the_final_event_is_kept(told: dict[str, Any], kept: list[str]) -> None:
+    call = {"type": "function_call", "call_id": "call_1", "name": "rm"}
+    body = body_of(
+        {"type": "response.output_text.delta", "output_index": 0, "delta": "first "},
+        {"type": "response.output_text.delta", "output_index": 0, "delta": "second"},
+        {"type": "response.output_item.added", "output_index": 1, "item": {**call, "arguments": ""}},
+        {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": '{"all": true}'},
+        {"type": "response.output_item.done", "output_index": 1, "item": {**call, "arguments": '{"all": true}'}},
+        {"type": "response.unknown", "note": "a note"},
+        {"type": "response.completed", "response": {"id": "resp_1", "status": "completed", **told}},
+    )
+    assert (body["id"], body["status"], body["events"]) == ("resp_1", "completed", ["a note"])
+    assert [item["content"][0]["text"] for item in body["output"] if "content" in item] == kept
+    assert body["output"][-1] == {**call, "arguments": '{"all": true}'}
+
+
 def test_a_responses_stream_without_its_final_event_gives_the_text_so_far() -> None:
     body = body_of(
         SimpleNamespace(type=_EventType.DELTA, output_index=1, content_index=0, delta="Hel"),
@@ -260,6 +288,13 @@ def test_the_pieces_of_a_gemini_answer_are_joined() -> None:
             }
         ],
     }
+
+
+def test_an_error_after_the_text_of_a_gemini_answer_is_kept() -> None:
+    text = {"candidates": [{"content": {"parts": [{"text": "Hel"}]}}]}
+    body = body_of(text, {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}})
+    assert body["candidates"] == text["candidates"]
+    assert body["events"] == ["overloaded"]
 
 
 def test_strings_of_unknown_events_are_listed_once() -> None:

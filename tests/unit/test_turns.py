@@ -80,7 +80,6 @@ def test_each_turn_is_recorded_with_its_answer() -> None:
     async def serve(socket: GuardedSocket) -> None:
         while True:
             text = json.loads(await socket.receive_text())["input"]
-            await socket.send_text(delta(text))
             await socket.send_text(completed(text))
 
     socket = Socket(turn("two"))
@@ -89,7 +88,24 @@ def test_each_turn_is_recorded_with_its_answer() -> None:
         ("one", "200", {"id": "one"}),
         ("two", "200", {"id": "two"}),
     ]
-    assert [event["type"] for event in socket.got] == ["response.output_text.delta", "response.completed"] * 2
+    assert [event["type"] for event in socket.got] == ["response.completed"] * 2
+
+
+def test_what_was_sent_and_is_not_in_the_last_event_is_recorded_with_it() -> None:
+    guarded = Guarded()
+
+    async def serve(socket: GuardedSocket) -> None:
+        for _ in range(2):
+            await socket.receive_text()
+            await socket.send_text(delta("Hello"))
+            await socket.send_text(completed("one") if len(guarded.records) == 0 else '{"type": "error", "code": "x"}')
+
+    converse(guarded, Socket(turn("one"), turn("two")), serve)
+    output = [{"content": [{"text": "Hello"}]}]
+    assert [said(record) for record in guarded.records] == [
+        ("one", "200", {"id": "one", "output": output}),
+        ("two", "500", {"type": "error", "code": "x", "output": output}),
+    ]
 
 
 def test_answers_come_in_the_order_of_turns_that_overlap() -> None:
@@ -133,7 +149,9 @@ def test_what_was_said_of_a_turn_is_not_said_of_the_next() -> None:
         await socket.receive_text()
 
     converse(guarded, Socket(turn("one"), turn("two")), serve)
-    assert [said(record) for record in guarded.records] == [("one", "200", {"id": "one"}), ("two", "499", None)]
+    (_, _, answer), nothing = map(said, guarded.records)
+    assert answer["output"][0]["content"][0]["text"] == "Hello"
+    assert nothing == ("two", "499", None)
 
 
 def test_a_message_that_asks_for_no_answer_does_not_wait_for_one() -> None:
