@@ -26,7 +26,8 @@ class ClientRequest:
     the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
     `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application
     raised an exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: the bytes
-    of a streamed answer, about 4 MiB at most, where the guard has put an empty one for them.
+    of a streamed answer, about 4 MiB at most, where the guard has put an empty one for them; `is_stream_cut`: there
+    were more.
     """
 
     is_websocket: bool
@@ -42,6 +43,7 @@ class ClientRequest:
     has_ended: bool = False
     outcome: Outcome | None = None
     stream: bytearray | None = None
+    is_stream_cut: bool = False
     _at_end: list[Callable[[], None]] = field(default_factory=list)
 
     def note(self, outcome: Outcome) -> None:
@@ -58,8 +60,12 @@ class ClientRequest:
     def sent(self, part: bytes, *, is_last: bool) -> None:
         """A part of the answer is on its way."""
         self.is_answered = is_last
-        if self.stream is not None and len(self.stream) < _LONGEST_STREAM:
+        if self.stream is None or not part:
+            return
+        if len(self.stream) < _LONGEST_STREAM:
             self.stream += part
+        else:
+            self.is_stream_cut = True
 
     def when_ended(self, action: Callable[[], None]) -> None:
         """Has `action`, which must not raise, called when the request has ended; at once when it has."""

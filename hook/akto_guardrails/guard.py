@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -96,6 +96,10 @@ _SIGNED: Final = "/bedrock"
 _log: Final = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    """What was released of an answer that is not streamed."""
+
+
 class Refusal(Exception):
     """The request must not reach the model, or the answer not the client.
 
@@ -127,6 +131,8 @@ class Guard:
         self._counters = counters
         self._journal = Journal(settings, counters)
         self._open = OpenExchanges()
+        # Those that had to make room and are recorded, without their payloads: their answers are checked all the same.
+        self._displaced: dict[Key, Exchange] = {}
         self._awaited = AwaitedAnswers(self._given_up)
         self._sender = Sender(
             settings.account_id, settings.vxlan_id, settings.context_source, observing=not settings.sync_mode
@@ -296,6 +302,8 @@ class Guard:
             if displaced is not earlier:
                 self._counters.add("exchanges_displaced")
                 self._records.put(displaced, None, 200)
+                if self._settings.response_guardrails:
+                    self._displaced[displaced.key] = replace(displaced, sent_payload="{}", request_payload="{}")
         request = current_request()
         # Turns of one connection are many, and are seen to when it is closed.
         if request is not None and not request.has_guarded_turns:
@@ -391,57 +399,82 @@ class Guard:
             self._journal.violation("flagged", exchange, judgement)
         return None
 
-    def _refuse(self, exchange: Exchange, refusal: Refusal, answer: object = None) -> NoReturn:
+    def _refuse(
+        self,
+        exchange: Exchange,
+        refusal: Refusal,
+        answer: object = None,
+        released: Callable[[], object] = _nothing,
+    ) -> NoReturn:
         """Records the refusal and raises it. `answer`: the answer that was refused, none when the request was."""
-        self._record_refusal(exchange, refusal, answer)
+        self._record_refusal(exchange, refusal, answer, released)
         refusal.judgement = exchange.judgement
         note_outcome("blocked" if refusal.judged else "unchecked")
         raise refusal
 
-    def _record_refusal(self, exchange: Exchange, refusal: Refusal, answer: object = None) -> None:
+    def _record_refusal(
+        self,
+        exchange: Exchange,
+        refusal: Refusal,
+        answer: object = None,
+        released: Callable[[], object] = _nothing,
+    ) -> None:
         """Records the refusal, in place of an open exchange if there is one."""
         self._open.take(exchange.key)
-        body = {"x-blocked-by": "Akto Proxy", "reason": refusal.message.removeprefix(f"{BLOCKED}: ")}
         try:
-            self._records.put(exchange, body if answer is None else {**body, "answer": answer}, refusal.status)
+            said = released()
+            body: dict[str, object] = {
+                "x-blocked-by": "Akto Proxy",
+                "reason": refusal.message.removeprefix(f"{BLOCKED}: "),
+                **({} if said is None else {"released": said}),
+                **({} if answer is None else {"answer": answer}),
+            }
+            self._records.put(exchange, body, refusal.status)
+            if said is not None:
+                self._records.put_tool_calls(exchange, said)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the record, the request stays refused
             self.note_internal_error(error)
 
     def checks_answers(self, data: Mapping[str, object]) -> bool:
         """Whether the answer to the request that `data` belongs to has to be checked before anybody gets it."""
-        exchange = self._open.get(key_of(data)) if self._settings.response_guardrails else None
+        exchange = self._answered(data) if self._settings.response_guardrails else None
         return self._settings.sync_mode and exchange is not None and exchange.call_type in _SPOKEN
 
-    async def check_answer(self, data: Mapping[str, object], body: object) -> Mapping[Path, str]:
+    async def check_answer(
+        self, data: Mapping[str, object], body: object, released: Callable[[], object] = _nothing
+    ) -> Mapping[Path, str]:
         """Checks a model's answer; gives the strings that are masked in it, by their places in `body`.
 
-        Raises `Refusal`; the refused answer is recorded then. A bug in here is no verdict: `UNREACHABLE_FALLBACK`.
+        Raises `Refusal`; the refused answer is recorded then, and what the client got of a stream before it, which
+        `released` gives. A bug in here is no verdict: `UNREACHABLE_FALLBACK`.
         """
-        exchange = self._open.get(key_of(data))
+        exchange = self._answered(data)
         if exchange is None or _is_still_to_come(body):
             return {}
         try:
             judgement = await self._checker.answer(exchange, without_media(as_object(exchange, body)))
         except (UnmappableMask, RecursionError) as error:
-            raise self.refusal_of_answer_mask(data, body, error) from None
+            raise self.refusal_of_answer_mask(data, body, error, released) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
             judgement = Judgement(unavailable(Cause.INTERNAL, type(error).__name__))
         refusal = self._refusal_of(judgement, exchange, _ANSWER_TOO_LARGE)
         if refusal is not None:
-            self._refuse(replace(exchange, judgement=judgement), refusal, body)
+            self._refuse(replace(exchange, judgement=judgement), refusal, body, released)
         note_outcome(outcome_of(judgement))
         if judgement.changes:
             self._journal.masked(exchange, judgement)
         wrapped = 0 if as_object(exchange, body) is body else 1
         return {path[wrapped:]: text for path, text in judgement.changes.items()}
 
-    def refusal_of_answer_mask(self, data: Mapping[str, object], body: object, error: Exception) -> Refusal:
+    def refusal_of_answer_mask(
+        self, data: Mapping[str, object], body: object, error: Exception, released: Callable[[], object] = _nothing
+    ) -> Refusal:
         """The refusal, recorded already, of an answer in which a mask has no place, or that cannot be read."""
         refusal = Refusal(403, _blocked_message(_UNMAPPABLE), judged=True)
-        exchange = self._open.get(key_of(data))
+        exchange = self._answered(data)
         if exchange is not None:
             self._journal.unmappable(exchange, error)
-            self._record_refusal(exchange, refusal, body)
+            self._record_refusal(exchange, refusal, body, released)
         return refusal
 
     def _in_background(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement]) -> None:
@@ -471,6 +504,7 @@ class Guard:
         """The same for the exchange with this mark."""
         status = self._awaited.status_of(key, status)
         exchange = self._open.take(key)
+        self._displaced.pop(key, None)
         if exchange is None or (exchange.call_type == _FETCHED and _is_still_to_come(answer)):
             return
         self._records.put(exchange, answer, status)
@@ -484,6 +518,7 @@ class Guard:
         """Sees to the record of an exchange that no hook has brought the answer to by the end of its request."""
         exchange = self._open.get(key)
         if exchange is None:
+            self._displaced.pop(key, None)
             return
         status = _status_at_end(request)
         if request.is_answered and status >= 400 and status != CLIENT_LEFT:
@@ -491,7 +526,7 @@ class Guard:
             error = {"error": {"message": f"answered with HTTP status {status}"}}
             self._finished_without_hook(key, error, status)
         elif request.stream:
-            self._finished_without_hook(key, request.stream, status)
+            self._finished_without_hook(key, request.stream, status, is_cut=request.is_stream_cut)
         elif status >= 400:
             self._awaited.add(key, status, _LEFT_SECONDS)
         else:
@@ -502,12 +537,19 @@ class Guard:
             self._counters.add("answers_missed")
             self._finished_without_hook(key, None, status)
 
-    def _finished_without_hook(self, key: Key, answer: object, status: int) -> None:
+    def _finished_without_hook(self, key: Key, answer: object, status: int, *, is_cut: bool = False) -> None:
         try:
             body = body_of_stream(answer) if isinstance(answer, bytearray) else answer
+            if is_cut:
+                body = {**(body if isinstance(body, dict) else {}), "x-akto-truncated": "the stream goes on"}
             self.finished_exchange(key, body, status)
         except Exception as error:  # noqa: BLE001 - called by the server or the event loop, which would print its text
             self.note_internal_error(error)
+
+    def _answered(self, data: Mapping[str, object]) -> Exchange | None:
+        """The exchange whose answer is coming; None when it was refused, or there was nothing to check."""
+        key = key_of(data)
+        return self._open.get(key) or self._displaced.get(key)
 
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
         """The exchange that `data` belongs to, if it is not recorded yet."""
@@ -564,8 +606,13 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
 
 
 def _is_still_to_come(answer: object) -> bool:
-    """Whether `answer` only says that the Responses API is working on one in the background."""
-    return isinstance(answer, dict) and answer.get("status") in ("queued", "in_progress") and not answer.get("output")
+    """Whether `answer` only says that the Responses API is working on one in the background.
+
+    The first event of a stream says so, too, and stays true for what comes of its answer first.
+    """
+    if not isinstance(answer, dict) or answer.get("status") not in ("queued", "in_progress"):
+        return False
+    return not answer.get("output") and not answer.get("events")
 
 
 def outcome_of(judgement: Judgement) -> Outcome:

@@ -289,7 +289,7 @@ class GuardrailsHandler(CustomLogger):
         async def judge(body: object) -> Mapping[Path, str]:
             nonlocal latest
             latest = body
-            return await self._guard.check_answer(data, body)
+            return await self._guard.check_answer(data, body, answer.body)
 
         def collect_rest(items: Iterable[object]) -> None:
             try:
@@ -303,11 +303,11 @@ class GuardrailsHandler(CustomLogger):
                 async for item in items:
                     yield item
         except UnmappableMask as error:
-            raise self._guard.refusal_of_answer_mask(data, latest, error) from None
+            raise self._guard.refusal_of_answer_mask(data, latest, error, answer.body) from None
         except RecursionError:
             # Text nested so deeply that it cannot be walked is text hidden from the check.
             deep = UnmappableMask("the answer is nested too deeply")
-            raise self._guard.refusal_of_answer_mask(data, latest, deep) from None
+            raise self._guard.refusal_of_answer_mask(data, latest, deep, answer.body) from None
 
     def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
         """Has every message on a WebSocket checked, the first one too, which came before this hook."""

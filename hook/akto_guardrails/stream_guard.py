@@ -284,6 +284,7 @@ class _Answer:
             span = self._spans[target]
             span.change(span.old[: span.start] + new + span.old[span.start + len(old) :])
         yield from self._released(len(self._held))
+        yield from (unit.item for unit in self._units.rest())
 
     def could_release(self) -> bool:
         """Whether a check would release anything if nobody objected."""

@@ -14,7 +14,8 @@ from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
 from akto_guardrails.content import Path
-from akto_guardrails.json_text import json_bytes, parsed_json
+from akto_guardrails.json_text import json_bytes, json_text, parsed_json
+from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
 
 # Strings that name things. They are part of a body's structure and not checked, except in what a tool is called with.
@@ -43,7 +44,9 @@ _NAMES: Final = frozenset(
         "severity",
     ]
 )
-_TOOL_INPUT: Final = frozenset({"args", "input"})
+# What a tool is called with, where that is an object, and what the same is called as JSON text. Numbers and names in it
+# are the model's words as much as strings are.
+INPUT_AS_TEXT: Final = {"args": "partial_args", "input": "partial_json"}
 # What no policy can read: signatures and encrypted thoughts of providers, padding, media.
 _OPAQUE: Final = frozenset(
     [
@@ -144,13 +147,26 @@ class Unit:
         return None if pattern is None else Continued(pattern, piece)
 
     def with_texts(self, texts: Mapping[Path, str]) -> object:
-        """A copy of the item with the strings at these places replaced, and without log probabilities of tokens."""
-        data = replaced(self.data, dict(_without_logprobs(self.data, ())) | dict(texts))
+        """A copy of the item with the strings at these places replaced, and without log probabilities of tokens.
+
+        Raises `UnmappableMask` when what a tool is called with is no object any more.
+        """
+        changes = {place: self._in_place(place, text) for place, text in texts.items()}
+        data = replaced(self.data, dict(_without_logprobs(self.data, ())) | changes)
         if not isinstance(self.item, (bytes, str)):
             return data
         payload = data.encode("utf-8", "replace") if () in texts else json_bytes(data)
         frame = _with_payload(_as_bytes(self.item), payload)
         return frame if isinstance(self.item, bytes) else frame.decode("utf-8", "surrogatepass")
+
+    def _in_place(self, place: Path, text: str) -> object:
+        """`text` as what stands at `place` now: a string, or the object that a tool is called with."""
+        if not _is_tool_input(self.data, place):
+            return text
+        data = parsed(text)
+        if not isinstance(data, dict):
+            raise UnmappableMask("the mask leaves no object to call a tool with")
+        return data
 
     def _read(self, serial: int) -> None:
         data = self.data
@@ -258,13 +274,16 @@ class Unit:
         """Notes every string in `value`, in the whole answer in the same structure below `target`."""
         key = place[-1] if place else None
         if isinstance(value, str):
-            if key in _NAMES and _TOOL_INPUT.isdisjoint(place):
+            if key in _NAMES and INPUT_AS_TEXT.keys().isdisjoint(place):
                 self.facts.append((target, value))
             elif value and not _is_opaque(place, value):
                 self.pieces.append(Piece(kind, place, target, value))
         elif isinstance(value, int):
             if key == "created":
                 self.facts.append((target, value))
+        elif isinstance(value, dict) and key in INPUT_AS_TEXT and kind != "alone":
+            if value:
+                self.pieces.append(Piece(kind, place, (*target[:-1], INPUT_AS_TEXT[key]), json_text(value)))
         elif value is not None and key not in _LOGPROBS:
             is_list = isinstance(value, (list, tuple))
             for name, child in _children(value):
@@ -383,6 +402,15 @@ def index_of(value: Any, name: str, otherwise: int) -> int:
     """The whole number that `value` has under a name, or the other one."""
     index = entry(value, name)
     return index if type(index) is int else otherwise
+
+
+def _is_tool_input(data: Any, place: tuple[Any, ...]) -> bool:
+    """Whether an object that a tool is called with stands at this place."""
+    if not place or place[-1] not in INPUT_AS_TEXT:
+        return False
+    for key in place:
+        data = data[key] if isinstance(data, (dict, list, tuple)) else entry(data, str(key))
+    return isinstance(data, dict)
 
 
 def _is_opaque(place: Path, text: str) -> bool:

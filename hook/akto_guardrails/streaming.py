@@ -6,6 +6,9 @@ on the event loop for 300 chunks, where folding them takes a third.
 
 from __future__ import annotations
 
+import json
+import re
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +16,7 @@ from akto_guardrails.content import Path, answer_body, string_leaves
 from akto_guardrails.json_text import json_text
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
-from akto_guardrails.stream_pieces import Piece, Unit, Units, entry, index_of, parsed, replaced
+from akto_guardrails.stream_pieces import INPUT_AS_TEXT, Piece, Unit, Units, entry, index_of, parsed, replaced
 
 _FINAL_RESPONSES_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
 
@@ -88,7 +91,7 @@ class StreamedAnswer:
         """Takes note of one unit. What it only says again is a "repeat" in what is returned, with the true target."""
         for target, name in unit.facts:
             self.facts.setdefault(target[:-1], {})[str(target[-1])] = name
-        pieces = [self._placed(piece) if piece.kind == "repeat" else piece for piece in unit.pieces]
+        pieces = [self._placed(piece) if self._is_said_again(piece) else piece for piece in unit.pieces]
         for piece in pieces:
             if piece.kind == "delta":
                 self.texts.setdefault(piece.target, StreamedText()).add(piece.text)
@@ -125,8 +128,8 @@ class StreamedAnswer:
         if not lacking and not events:
             return response
         further, _ = assembled(lacking, self.facts, events)
-        outputs = [each["output"] for each in (response, further) if isinstance(each.get("output"), list)]
-        return {**further, **response, "output": [item for output in outputs for item in output]}
+        output = [*_list_in(response, "output"), *_list_in(further, "output")]
+        return {**further, **response, "output": output}
 
     def _alone_beside(self, body: object) -> list[str]:
         """The strings that belong nowhere and are not in `body`."""
@@ -135,15 +138,27 @@ class StreamedAnswer:
         said = set(string_leaves(body).values())
         return [text for text in self.alone if text not in said]
 
+    def _is_said_again(self, piece: Piece) -> bool:
+        if piece.kind != "delta" or piece.target[-1:] != ("name",):
+            return piece.kind == "repeat"
+        # Some providers send the name of a tool with every piece of its input.
+        known = self.texts.get(piece.target)
+        return known is not None and known.is_same(piece.text)
+
     def _placed(self, piece: Piece) -> Piece:
         known = self.texts.get(piece.target)
         if known is not None and known.is_same(piece.text):
-            return piece
+            return piece._replace(kind="repeat")
         # Events that LiteLLM makes up of a chat stream do not always agree on the place of a text.
         for target, text in self.texts.items():
             if text.is_same(piece.text):
                 return piece._replace(target=target)
         return piece._replace(kind="delta" if known is None and piece.text not in self.alone else "alone")
+
+
+def _list_in(body: Mapping[str, object], name: str) -> list[object]:
+    found = body.get(name)
+    return found if isinstance(found, list) else []
 
 
 def body_of_stream(stream: bytes | bytearray) -> object:
@@ -249,9 +264,22 @@ def changed_texts(
         source = sources[path]
         within.setdefault(source.target, {})[source.place] = text
     return {
-        target: str(places[()]) if () in places else json_text(replaced(parsed(texts[target]), places))
+        target: str(places[()]) if () in places else _replaced_in_json(texts[target], places)
         for target, places in within.items()
     }
+
+
+def _replaced_in_json(text: str, changes: Mapping[Path, object]) -> str:
+    """JSON `text` with the strings at these places replaced, and its numbers as they were written, of whatever size."""
+    numbers: list[str] = []
+    name = uuid.uuid4().hex
+
+    def named(number: str) -> str:
+        numbers.append(number)
+        return f"{name}{len(numbers) - 1}"
+
+    data = json.loads(text, parse_int=named, parse_float=named)
+    return re.sub(f'"{name}([0-9]+)"', lambda found: numbers[int(found[1])], json_text(replaced(data, changes)))
 
 
 def _is_put(leaf: _Leaf, target: Path, root: dict[Any, Any], facts: Mapping[Path, Mapping[str, object]]) -> bool:
@@ -279,13 +307,14 @@ def _compact(node: Any, path: Path, sources: dict[Path, Source]) -> Any:
 
 def _with_input(block: dict[str, Any], path: Path, sources: dict[Path, Source]) -> dict[str, Any]:
     """A tool's input is streamed as JSON text, and stands as an object in a whole answer."""
-    source = sources.get((*path, "partial_json"))
-    if source is None or "input" in block:
-        return block
-    value = block.pop("partial_json")
-    del sources[(*path, "partial_json")]
-    data = parsed(value)
-    block["input"] = data if isinstance(data, dict) else value
-    for place in string_leaves(data) if isinstance(data, dict) else [()]:
-        sources[(*path, "input", *place)] = Source(source.target, place)
+    for name, as_text in INPUT_AS_TEXT.items():
+        source = sources.get((*path, as_text))
+        if source is None or name in block:
+            continue
+        value = block.pop(as_text)
+        del sources[(*path, as_text)]
+        data = parsed(value)
+        block[name] = data if isinstance(data, dict) else value
+        for place in string_leaves(data) if isinstance(data, dict) else [()]:
+            sources[(*path, name, *place)] = Source(source.target, place)
     return block

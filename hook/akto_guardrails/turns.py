@@ -68,7 +68,7 @@ class Turns:
             self._guard.note_internal_error(error)
 
     def _said(self, last: Mapping[str, object] | None = None) -> object:
-        """What was sent of the current answer, with its `last` event if it was sent to its end; None when nothing was."""
+        """What was sent of the current answer, and its `last` event if it has come; None when nothing was sent."""
         answer = StreamedAnswer()
         sent, self._sent = self._sent, []
         for data in sent:

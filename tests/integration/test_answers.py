@@ -221,12 +221,13 @@ def test_a_mask_is_applied_to_the_answer_and_to_nothing_else(
 def test_arguments_of_tool_calls_are_checked(
     guarded: GuardedProxy, akto: MockAkto, llm: MockLlm, api: Api, stream: bool
 ) -> None:
-    llm.says(arguments=json.dumps({"note": BAD}))
     path, body = request_to(api, "call a tool", stream=stream)
-    response = guarded.post(path, body)
-    assert "zebra" not in response.text
-    if not stream:
-        assert response.status_code == 403
+    for arguments in ({"note": BAD}, {BAD: 4}, {"signature": BAD}):
+        llm.says(arguments=json.dumps(arguments))
+        response = guarded.post(path, body)
+        assert "zebra" not in response.text
+        if not stream:
+            assert response.status_code == 403
 
     llm.says(arguments=json.dumps({"note": CARD, "n": 1}))
     response = guarded.post(path, body)
@@ -322,7 +323,9 @@ def test_a_block_in_a_later_window_ends_the_stream_with_an_error_of_the_api(
         assert last["error"]["code"] in ("403", 403)
     (record,) = akto.wait_for("record", 1)
     assert record["body"]["statusCode"] == "403"
-    assert "zebra-block" in json.dumps(answer_body(record)["answer"])
+    recorded = answer_body(record)
+    assert "zebra-block" in json.dumps(recorded["answer"])
+    assert said in json.dumps(recorded["released"]), "what the client got is recorded, too"
 
 
 def test_text_comes_out_before_the_stream_has_ended(windowed: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:

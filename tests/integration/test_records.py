@@ -51,6 +51,16 @@ def test_every_kind_of_answer_is_recorded_once_and_whole(
     assert sent_body(record) == {name: value for name, value in body.items() if name != "max_tokens"}
 
 
+def test_an_answer_whose_last_event_leaves_it_out_is_recorded(
+    proxy: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    response = proxy.post("/v1/responses", RESPONSES | {"input": "an end without output", "stream": True})
+    assert '"output":[]' in response.text.splitlines()[-3].replace(" ", "")
+    (record,) = akto.wait_for("record", 1)
+    (item,) = answer_body(record)["output"]
+    assert item["content"][0]["text"] == "Hello from the mock model."
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("text", "status"), [("please fail", "500"), ("rate limit", "429")])
 def test_a_failed_model_call_is_recorded_with_its_status(

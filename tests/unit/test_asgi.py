@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from akto_guardrails import client_request as client_request_module
 from akto_guardrails.asgi import UNCHECKED_REFUSED, guarded_application
-from akto_guardrails.client_request import ClientRequest, current_request
+from akto_guardrails.client_request import ClientRequest, current_request, note_request
 
 MCP_CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}
 MCP_PROMPT = {"jsonrpc": "2.0", "id": 1, "method": "prompts/get", "params": {}}
@@ -339,6 +340,18 @@ def test_a_second_content_type_does_not_pass_a_form_for_json() -> None:
     (request,) = served.requests
     assert request is not None
     assert request.has_json is False
+
+
+def test_of_a_long_stream_the_beginning_is_kept_and_it_is_known_that_there_was_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_request_module, "_LONGEST_STREAM", 20)
+    request = note_request(http())
+    request.stream = bytearray()
+    for part, is_cut in ((b"x" * 19, False), (b"yy", False), (b"", False), (b"z", True)):
+        request.sent(part, is_last=False)
+        assert request.is_stream_cut is is_cut
+    assert request.stream == b"x" * 19 + b"yy"
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -678,6 +678,21 @@ def test_an_exchange_that_has_to_make_room_is_recorded_without_its_answer(monkey
     assert guarded.counters.snapshot()["exchanges_displaced"] == 1
 
 
+def test_requests_that_had_to_make_room_are_forgotten_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "OpenExchanges", lambda: OpenExchanges(most=1))
+    guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true")
+
+    async def main() -> None:
+        request = came_in("/v1/chat/completions")
+        await guarded.guard.check_request(marked(chat("first")), Key(), "acompletion")
+        await guarded.guard.check_request(marked(chat("second")), Key(), "acompletion")
+        assert len(guarded.guard._displaced) == 1
+        request.end()
+        assert guarded.guard._displaced == {}
+
+    asyncio.run(main())
+
+
 def test_requests_that_share_a_call_id_get_their_own_answers() -> None:
     guarded = Guarded()
     first, second = marked(chat("first")), marked(chat("second"))
@@ -1252,6 +1267,42 @@ class TestAnswers:
             "reason": "Prompt injection detected",
             "answer": self.SAID,
         }
+
+    def test_what_the_client_had_of_a_refused_stream_is_recorded_with_its_tool_calls(self) -> None:
+        guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true")
+        data = marked(chat("hello"))
+        call = {"id": "call_1", "type": "function", "function": {"name": "rm", "arguments": '{"all": true}'}}
+        had = {"choices": [{"message": {"role": "assistant", "content": "first", "tool_calls": [call]}}]}
+
+        async def main() -> None:
+            await guarded.guard.check_request(data, Key(), "acompletion")
+            guarded.client._verdict = BLOCK
+            with pytest.raises(Refusal):
+                await guarded.guard.check_answer(data, self.SAID, lambda: had)
+
+        asyncio.run(main())
+        record, tool = guarded.records
+        assert (record["status"], tool["path"]) == ("403", "/tool/rm")
+        assert (answer_of(record)["released"], answer_of(record)["answer"]) == (had, self.SAID)
+
+    def test_what_comes_first_of_an_answer_that_is_in_progress_is_checked(self) -> None:
+        _, _, outcome = self.asked(BLOCK, {"status": "in_progress", "events": ["a note"]})
+        assert isinstance(outcome, Refusal)
+        assert self.asked(BLOCK, {"status": "in_progress", "output": []})[2] == {}
+
+    def test_the_answer_to_a_request_that_had_to_make_room_is_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard_module, "OpenExchanges", lambda: OpenExchanges(most=1))
+        guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true")
+        first, second = marked(chat("first")), marked(chat("second"))
+        guarded.check(first)
+        guarded.check(second)
+        guarded.client._verdict = BLOCK
+        assert guarded.guard.checks_answers(first)
+        with pytest.raises(Refusal):
+            asyncio.run(guarded.guard.check_answer(first, self.SAID))
+        guarded.finish(first, self.SAID)
+        assert [record["status"] for record in guarded.records] == ["200", "403"]
+        assert guarded.guard._displaced == {}
 
     def test_a_flagged_answer_passes_and_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         _, _, outcome = self.asked(ALERT, self.SAID)

@@ -705,6 +705,19 @@ class TestWhatNobodyGets:
         left = Left(items, BUFFER, ends=True).cancelled(judge, judge.asked)
         assert (left.out, left.rest) == ([], items)
 
+    @pytest.mark.parametrize("size", [50, 100])
+    def test_of_bytes_in_the_middle_of_an_event(self, size: int) -> None:
+        raw = b"".join(
+            event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}})
+            for word in WORDS
+        )
+        judge = Hanging(2)
+        left = Left([raw[start : start + size] for start in range(0, len(raw), size)], SMALL)
+        left.cancelled(judge, judge.asked)
+        came = b"".join((*left.out, *left.rest))
+        assert raw.startswith(came)
+        assert len(came) > 64 * size, "what was read ahead is among it"
+
     def test_of_judged_text_that_is_still_held_only_the_masked_form(self) -> None:
         items = chat(["x" * 10] * 9 + ["y 1234-5678", " z 1111-2222"])
         source = Left(items, Window(characters=100, overlap=12, seconds=60))
@@ -712,6 +725,42 @@ class TestWhatNobodyGets:
         assert chat_text(left.out) == "x" * 80
         # The second one was not judged yet.
         assert chat_text(left.rest) == "x" * 10 + "y [CARD] z 1111-2222"
+
+
+def gemini_call(called_with: object) -> bytes:
+    part = {"functionCall": {"name": "pay", "args": called_with}}
+    return event({"candidates": [{"content": {"role": "model", "parts": [part]}}]})
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_the_judge_is_shown_all_that_a_tool_is_called_with(window: Window | None) -> None:
+    called_with = {"card": 4111111111111111, "signature": "s", "b64_json": "b", "logprobs": {"x": True}, "type": "t"}
+    judge = Judge()
+    items = [gemini_call(called_with)]
+    assert released(items, judge, window) == items
+    # A window that is held until more comes is shown again.
+    shown = [body["candidates"][0]["content"]["parts"] for body in judge.bodies]
+    assert shown == [[{"functionCall": {"name": "pay", "args": called_with}}]] * max(len(shown), 1)
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_a_mask_in_what_a_tool_is_called_with_leaves_the_rest_as_it_is(window: Window | None) -> None:
+    called_with = {"id": 1234567890123456789, "note": "1234-5678", "ok": True, "rate": 1.25}
+    (item,) = released([gemini_call(called_with)], Judge(), window)
+    (call,) = json.loads(item.partition(b"data: ")[2])["candidates"][0]["content"]["parts"]
+    assert call == {"functionCall": {"name": "pay", "args": {**called_with, "note": "[CARD]"}}}
+
+
+def test_numbers_beside_masked_text_stay_as_they_were_written() -> None:
+    parts = ['{"id": 123456789012345678901234, "rate": 1.10', ', "small": 1e-7, "note": "1234-5678"}']
+    out = released(arguments(parts), Judge(), BUFFER)
+    assert arguments_text(out) == '{"id": 123456789012345678901234, "rate": 1.10, "small": 1e-7, "note": "[CARD]"}'
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f", "input": {}}}
+    delta = {"type": "content_block_delta", "index": 0}
+    deltas = [event({**delta, "delta": {"type": "input_json_delta", "partial_json": part}}) for part in parts]
+    out = released([event(block), *deltas], Judge(), BUFFER)
+    said = "".join(json.loads(each.partition(b"data: ")[2])["delta"]["partial_json"] for each in out[1:])
+    assert said.replace(" ", "") == '{"id":123456789012345678901234,"rate":1.10,"small":1e-7,"note":"[CARD]"}'
 
 
 def test_a_block_closes_the_stream() -> None:

@@ -185,7 +185,7 @@ def test_the_texts_of_responses_events(data: dict[str, Any], expected: list[tupl
             {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {"type": "a"}}}]}}]},
             [
                 ("delta", ("candidates", 0, "content", "parts", 3002, "functionCall", "name"), "f"),
-                ("delta", ("candidates", 0, "content", "parts", 3002, "functionCall", "args", "type"), "a"),
+                ("delta", ("candidates", 0, "content", "parts", 3002, "functionCall", "partial_args"), '{"type":"a"}'),
             ],
         ),
         (

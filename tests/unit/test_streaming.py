@@ -87,6 +87,17 @@ def test_the_pieces_of_tool_calls_are_joined_by_their_index() -> None:
     ]
 
 
+def test_a_name_that_comes_with_every_piece_is_the_name_once() -> None:
+    def call(name: str, arguments: str) -> SimpleNamespace:
+        function = SimpleNamespace(name=name, arguments=arguments)
+        return chunk(choice(tool_calls=[SimpleNamespace(index=0, function=function)]))
+
+    body = body_of(call("weather", "{"), call("weather", "}"))
+    assert body["choices"][0]["message"]["tool_calls"] == [{"function": {"name": "weather", "arguments": "{}"}}]
+    in_pieces = body_of(call("wea", ""), call("ther", "{}"))
+    assert in_pieces["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
+
+
 def test_the_pieces_of_a_function_call_of_the_older_kind_are_joined() -> None:
     body = body_of(
         chunk(choice(function_call=SimpleNamespace(name="weather", arguments=""))),
