@@ -121,8 +121,12 @@ class StreamedAnswer:
         """
         if not isinstance(response, dict):
             return response
-        said = string_leaves(response).values()
-        items = {target[:2] for target, text in self.texts.items() if not any(str(text) in each for each in said)}
+        said = set(string_leaves(response).values())
+        items = {
+            target[:2]
+            for target, text in self.texts.items()
+            if str(text) not in said and not any(str(text) in each for each in said)
+        }
         lacking = {target: str(text) for target, text in self.texts.items() if target[:2] in items}
         events = self._alone_beside(response)
         if not lacking and not events:
@@ -293,13 +297,13 @@ def _is_put(leaf: _Leaf, target: Path, root: dict[Any, Any], facts: Mapping[Path
 
 
 def _compact(node: Any, path: Path, sources: dict[Path, Source]) -> Any:
-    """The tree as plain data: numbered entries become lists, in the order of their numbers and without gaps."""
+    """The tree as plain data: numbered entries below the body become lists, in their order and without gaps."""
     if isinstance(node, _Leaf):
         sources[path] = Source(node.target)
         return node.text
     if not isinstance(node, dict):
         return node
-    if node and all(isinstance(key, int) for key in node):
+    if node and path and all(isinstance(key, int) for key in node):
         return [_compact(child, (*path, index), sources) for index, (_, child) in enumerate(sorted(node.items()))]
     data = {str(key): _compact(child, (*path, str(key)), sources) for key, child in node.items()}
     return _with_input(data, path, sources)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from akto_guardrails.exchange import Key
 from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal
 from akto_guardrails.identity import KeyHolder
+from akto_guardrails.json_text import parsed_json
 from akto_guardrails.socket_guard import RefusedTurn
 from akto_guardrails.streaming import StreamedAnswer
 
 # The message that asks for an answer.
 _TURN: Final = "response.create"
-_LAST_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete", "error")
+_LAST_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
 
 
 class Turns:
@@ -28,8 +28,7 @@ class Turns:
         self._key = key
         self._call_type = call_type
         self._open: deque[Key] = deque()
-        # The events of the answer that is being sent, as text.
-        self._sent: list[str] = []
+        self._answer = StreamedAnswer()
 
     async def check(self, event: dict[str, Any]) -> None:
         """Checks a message of the client and masks text in it. Raises `RefusedTurn`."""
@@ -47,49 +46,42 @@ class Turns:
 
     def sent(self, data: str) -> None:
         """Notes an event that goes to the client."""
-        if not self._open:
+        event = _parsed(data) if self._open else None
+        if event is None:
             return
-        event = _last_event(data)
-        if event is None or event["type"] != "error":
-            self._sent.append(data)
-        if event is not None:
-            self._finish(lambda: self._said(event), 500 if event["type"] == "error" else 200)
+        kind = event.get("type")
+        if kind == "error":
+            self._finish(500, event)
+            return
+        try:
+            self._answer.add(event)
+        except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the connection
+            self._guard.note_internal_error(error)
+        if kind in _LAST_EVENTS:
+            self._finish(200)
 
     def end(self) -> None:
         """The client has gone, or the connection is over. May be called again."""
         while self._open:
-            self._finish(self._said, CLIENT_LEFT)
+            self._finish(CLIENT_LEFT)
 
-    def _finish(self, answer: Callable[[], object], status: int) -> None:
+    def _finish(self, status: int, error: Mapping[str, object] | None = None) -> None:
+        """The answer that was being sent has come to its end, with an `error` in place of the rest."""
         turn = self._open.popleft()
+        answer, self._answer = self._answer, StreamedAnswer()
         try:
-            self._guard.finished_exchange(turn, answer(), status)
-        except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the connection
-            self._guard.note_internal_error(error)
-
-    def _said(self, last: Mapping[str, object] | None = None) -> object:
-        """What was sent of the current answer, and its `last` event if it has come; None when nothing was sent."""
-        answer = StreamedAnswer()
-        sent, self._sent = self._sent, []
-        for data in sent:
-            for event in _parsed(data):
-                answer.add(event)
-        body = answer.body()
-        return {**(body if isinstance(body, dict) else {}), **last} if last and last["type"] == "error" else body
+            body = answer.body()
+            if error is not None:
+                body = {**(body if isinstance(body, dict) else {}), **error}
+            self._guard.finished_exchange(turn, body, status)
+        except Exception as failure:  # noqa: BLE001 - a record that cannot be made must not break the connection
+            self._guard.note_internal_error(failure)
 
 
-def _last_event(data: str) -> dict[str, Any] | None:
-    """The event in `data` if it ends an answer."""
-    if any(f'"{kind}"' in data for kind in _LAST_EVENTS):
-        return next((event for event in _parsed(data) if event.get("type") in _LAST_EVENTS), None)
-    return None
-
-
-def _parsed(data: str) -> Iterator[dict[str, Any]]:
-    """The event in `data`; nothing when it is none."""
+def _parsed(data: str) -> dict[str, Any] | None:
+    """The event in `data`; None when it is none."""
     try:
-        event = json.loads(data)
+        event = parsed_json(data)
     except ValueError:
-        return
-    if isinstance(event, dict):
-        yield event
+        return None
+    return event if isinstance(event, dict) else None
