@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from akto_guardrails.omissions import (
+    TEMPLATE_PARTS,
     is_credential,
     may_hold_media,
     note_on_body,
@@ -41,9 +42,7 @@ TEXT_KEYS: Final = (
     "prompt_variables",
     "fallbacks",
     "extra_body",
-    # Parts of prompt templates, though they are called like credentials.
-    "bos_token",
-    "eos_token",
+    *TEMPLATE_PARTS,
 )
 # What a conversation, or the text in place of one, stands under.
 CONVERSATION_KEYS: Final = ("messages", "input", "contents", "prompt")

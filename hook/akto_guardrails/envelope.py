@@ -26,6 +26,8 @@ _KEPT_OF_A_LONG_PAYLOAD: Final = 100_000
 RECORD_ID: Final = "x-akto-record-id"
 
 _LONGEST_TAG: Final = 200
+# Of paths and addresses, whose length a client chooses.
+_LONGEST_NAME: Final = 2_000
 
 _RESPONSE_HEADERS: Final = '{"content-type":"application/json"}'
 
@@ -75,13 +77,13 @@ def envelope(
     headers = identity.headers if record_id is None else {**identity.headers, RECORD_ID: record_id}
     return json_bytes(
         {
-            "path": identity.route,
+            "path": identity.route[:_LONGEST_NAME],
             "requestHeaders": json_text(headers),
             "responseHeaders": _RESPONSE_HEADERS,
             "method": "POST",
             "requestPayload": request_payload,
             "responsePayload": response_payload,
-            "ip": identity.client_ip,
+            "ip": identity.client_ip[:_LONGEST_NAME],
             "destIp": "127.0.0.1",
             "time": str(int(time.time() * 1000)),
             "statusCode": str(status),

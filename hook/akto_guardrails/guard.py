@@ -188,12 +188,15 @@ class Guard:
             request.refused = refusal
             raise
 
-    async def _or_fallback(self, check: Awaitable[None], data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
+    async def _or_fallback(
+        self, check: Awaitable[Key | None], data: dict[str, Any], key: KeyHolder, call_type: str
+    ) -> Key | None:
+        """What `check` gives: the mark of an exchange, if it opened one that somebody has to see to."""
         try:
             try:
-                await check
+                return await check
             except RecursionError:
-                self._refuse_too_deep(data, key, call_type)
+                return self._refuse_too_deep(data, key, call_type)
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of the guard must neither open the gate unseen nor break the proxy
@@ -201,9 +204,13 @@ class Guard:
             note_outcome("unchecked")
             if self._settings.sync_mode and self._settings.fail_closed:
                 raise Refusal(503, _UNAVAILABLE, judged=False) from None
+            return None
 
-    def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
-        """Text nested so deeply that it cannot be walked is text hidden from the check."""
+    def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> Key | None:
+        """Text nested so deeply that it cannot be walked is text hidden from the check.
+
+        Gives the mark of its exchange, where it is not refused.
+        """
         self._journal.unavailable(Cause.TOO_LARGE, "(nesting)")
         latest = latest_exchange.get()
         known = None if latest is None else latest.key
@@ -212,6 +219,7 @@ class Guard:
             self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
         if known is None:
             self._add(exchange, None)
+        return exchange.key
 
     async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         self._refuse_unshown(data, call_type)
@@ -244,19 +252,17 @@ class Guard:
 
         Gives the mark of its exchange, None when there is nothing to check. Raises `Refusal`.
         """
-        opened: list[Exchange] = []
 
-        async def check() -> None:
+        async def check() -> Key | None:
             subject = body_subject({name: value for name, value in event.items() if name not in _EVENT_NAMES})
             if subject is None:
-                return
+                return None
             exchange = await self._judged_or_left(self._exchange(data, subject, key, call_type, None), subject, None)
             event.update(subject.target)
             self._add(exchange, None)
-            opened.append(exchange)
+            return exchange.key
 
-        await self._or_fallback(check(), data, key, call_type)
-        return opened[0].key if opened else None
+        return await self._or_fallback(check(), data, key, call_type)
 
     async def _check_attempt(
         self, request: ClientRequest, kwargs: dict[str, Any], key: KeyHolder, call_type: str
@@ -533,6 +539,7 @@ class Guard:
             self._awaited.add(key, status, _BACKGROUND_SECONDS if exchange.call_type in _BACKGROUND else _LATE_SECONDS)
 
     def _given_up(self, key: Key, status: int) -> None:
+        self._displaced.pop(key, None)
         if self._open.get(key) is not None:
             self._counters.add("answers_missed")
             self._finished_without_hook(key, None, status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from akto_guardrails.content import (
@@ -25,6 +26,10 @@ from akto_guardrails.json_text import parsed_json
 _MASK_TOKEN: Final = re.compile(
     r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
 )
+
+
+# Of all the ways to changed strings together, each step of which takes memory: 8 bytes, several times over.
+_MOST_STEPS: Final = 2_000_000
 
 
 class UnmappableMask(Exception):
@@ -57,6 +62,8 @@ def _note_changes(sent: object, got: object, way: list[str | int], changes: dict
     """
     if isinstance(sent, str):
         if isinstance(got, str) and got != sent:
+            if len(changes) * len(way) > _MOST_STEPS:
+                raise UnmappableMask("the mask changes too many strings that are nested too deeply")
             changes[tuple(way)] = got
         return isinstance(got, str)
     if isinstance(sent, (dict, Mapping)) and isinstance(got, dict):
@@ -92,7 +99,8 @@ def _masked_extract(content: Mapping[str, object], text: str) -> dict[Path, str]
     no other string may be one that it could be the masked form of: what reads like it may be a decoy.
     """
     literals = _MASK_TOKEN.split(text)
-    fitting = places_where(content, lambda each: _is_masked_form(literals, each))
+    says_something = len(literals) > 1 and any(literal.strip() for literal in literals)
+    fitting = places_where(content, lambda each: says_something and _is_masked_form(literals, each))
     fitting = [path for path in fitting if not is_naming(path)]
     place = newest_user_string(content)
     if sum(key in content for key in CONVERSATION_KEYS) <= 1:
@@ -105,13 +113,11 @@ def _masked_extract(content: Mapping[str, object], text: str) -> dict[Path, str]
 
 def _is_masked_form(literals: Sequence[str], text: str) -> bool:
     """Whether `text`, with parts of it replaced by tokens such as `<EMAIL>` or `****`, has `literals` around those."""
-    first, *others = literals
-    if not others or not "".join((first, *others)).strip():
+    first, last = literals[0], literals[-1]
+    if not text.startswith(first) or not text.endswith(last):
         return False
-    if not text.startswith(first) or not text.endswith(others[-1]):
-        return False
-    position, end = len(first), len(text) - len(others[-1])
-    for literal in others[:-1]:
+    position, end = len(first), len(text) - len(last)
+    for literal in islice(literals, 1, len(literals) - 1):
         # Every token stands for at least one character.
         position = text.find(literal, position + 1, end)
         if position < 0:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import orjson
 
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*+")
+# In one line, or in lines longer than any word.
+_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{60,}+\r?\n)*+[A-Za-z0-9+/]*+={0,2}(?:\r?\n)?")
 _SHORTEST_MEDIA: Final = 256
 _MEDIA_TYPES: Final = ("image/", "audio/", "video/", "application/pdf")
 _MEDIA_PARTS: Final = frozenset(
@@ -23,14 +24,21 @@ _GEMINI_TOOL_USE: Final = frozenset({"functionCall", "functionResponse", "functi
 # Where neither is in the JSON, as orjson writes it, nothing is media: they stand for the two kinds of places that
 # `_is_media` knows. Inside of a string the quotes of the second would be escaped.
 _MEDIA_MARKS: Final = (b";base64,", b'"data":')
-_TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType")
+# LiteLLM and providers read the type under one or the other of these, some before that in a `data:` address.
+_TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType", "content_type", "contentType", "format")
+# OpenAI's input_audio names one of these as its format.
+_AUDIO_FORMATS: Final = frozenset({"wav", "mp3"})
 _URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
 
 _CREDENTIAL_NAME: Final = re.compile(
     r"(?:.*_)?(?:api_?key|token|secret|password|credentials?|authorization)|aws_.*|headers|extra_headers", re.IGNORECASE
 )
-# One word, after one for its scheme.
-_CREDENTIAL: Final = re.compile(r"(?:[A-Za-z]+ )?[^\s]*")
+# One word of ASCII, after one for its scheme.
+_CREDENTIAL: Final = re.compile(r"(?:[A-Za-z]+ )?[!-~]*")
+# What holds credentials where it is an object, whatever else is in there: headers, and keys with text around them.
+_HOLDER_NAME: Final = re.compile(r"(?:extra_)?headers|(?:.*_)?credentials?", re.IGNORECASE)
+# Parts of prompt templates, though they are called like credentials.
+TEMPLATE_PARTS: Final = ("bos_token", "eos_token")
 LEFT_OUT: Final = "[left out]"
 
 
@@ -40,8 +48,22 @@ def is_credential_name(name: object) -> bool:
 
 
 def is_credential(name: object, value: object) -> bool:
-    """Whether a parameter is a credential by its name and not by its name alone: no credential is a sentence."""
-    return is_credential_name(name) and (not isinstance(value, str) or _CREDENTIAL.fullmatch(value) is not None)
+    """Whether a parameter is a credential by its name and not by its name alone: no credential is a sentence.
+
+    Nor is an object or a list with a sentence in it, but for those that are made to hold credentials.
+    """
+    if not is_credential_name(name) or name in TEMPLATE_PARTS:
+        return False
+    is_holder = isinstance(value, dict) and _HOLDER_NAME.fullmatch(str(name)) is not None
+    return is_holder or _holds_no_sentence(value)
+
+
+def _holds_no_sentence(value: object) -> bool:
+    if isinstance(value, str):
+        return _CREDENTIAL.fullmatch(value) is not None
+    if isinstance(value, dict):
+        return all(map(_holds_no_sentence, (*value, *value.values())))
+    return all(map(_holds_no_sentence, value)) if isinstance(value, list) else True
 
 
 def without_credentials(key: object, value: Any) -> Any:
@@ -116,19 +138,22 @@ def without_media(value: Any, *, in_media: bool = False) -> Any:
 def _is_media(name: object, child: object, holder: dict[str, Any]) -> bool:
     if not isinstance(child, str) or len(child) < _SHORTEST_MEDIA:
         return False
+    # All of them: which one counts is the reader's choice.
+    declared = [holder[each] for each in _TYPE_NAMES if holder.get(each) is not None]
+    if not all(map(_is_media_type, declared)):
+        return False
     if name in _URL_NAMES:
         head, base64, body = child.partition(";base64,")
         return bool(base64) and head.startswith("data:") and _is_media_type(head[5:]) and _is_base64(body)
-    if name != "data":
+    is_media = name == "data" and bool(declared) and holder.get("type") in (None, "base64")
+    return is_media and _is_base64(child)
+
+
+def _is_media_type(declared: object) -> bool:
+    if not isinstance(declared, str):
         return False
-    declared = next((holder[each] for each in _TYPE_NAMES if isinstance(holder.get(each), str)), "")
-    # OpenAI's input_audio names a format in place of a type.
-    is_media = _is_media_type(declared) or (not declared and holder.get("format") in ("wav", "mp3"))
-    return is_media and holder.get("type") in (None, "base64") and _is_base64(child)
-
-
-def _is_media_type(declared: str) -> bool:
-    return declared.startswith(_MEDIA_TYPES) and not declared.startswith("image/svg")
+    is_media = declared.startswith(_MEDIA_TYPES) or declared in _AUDIO_FORMATS
+    return is_media and not declared.startswith("image/svg")
 
 
 def _is_base64(text: str) -> bool:
@@ -146,9 +171,9 @@ def _is_mcp(tool: object) -> bool:
 
 def _blanked(holder: Any) -> Any:
     """`holder` with what its credential names hold blanked."""
-    if not isinstance(holder, dict) or not any(is_credential_name(name) for name in holder):
+    if not isinstance(holder, dict) or not any(is_credential(name, child) for name, child in holder.items()):
         return holder
-    return {name: LEFT_OUT if is_credential_name(name) else child for name, child in holder.items()}
+    return {name: LEFT_OUT if is_credential(name, child) else child for name, child in holder.items()}
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -47,7 +47,7 @@ class GuardedSocket:
                 if not isinstance(event, dict):
                     raise RefusedTurn("a message has to be a JSON object")
                 await self._conversation.check(event)
-            except (RefusedTurn, ValueError) as refused:
+            except (RefusedTurn, ValueError, RecursionError) as refused:
                 await self._socket.send_text(_error_event(refused))
             else:
                 # Written anew: of two entries with one name, only the checked one is left.

@@ -31,7 +31,7 @@ _ADDED_TO: Final = (
 
 
 def strings_of(value: object) -> frozenset[str]:
-    """Every string in `value`."""
+    """Every string in `value`, the names of entries among them, and every number as text."""
     found: set[str] = set()
     rest = [value]
     while rest:
@@ -39,14 +39,17 @@ def strings_of(value: object) -> frozenset[str]:
         if isinstance(each, str):
             found.add(each)
         elif isinstance(each, (dict, Mapping)):
+            found.update(map(str, each))
             rest.extend(each.values())
         elif isinstance(each, (list, tuple)):
             rest.extend(each)
+        elif isinstance(each, (int, float)) and not isinstance(each, bool):
+            found.add(str(each))
     return frozenset(found)
 
 
 def strings_seen(exchange: Exchange) -> frozenset[str]:
-    """Every string that was checked for `exchange`; of masked text the masked form."""
+    """Every string, name and number that was checked for `exchange`; of masked text the masked form."""
     return strings_of(parsed_json(exchange.request_payload)) | exchange.further
 
 
@@ -95,7 +98,7 @@ class _Seen:
         self._lines: frozenset[str] | None = None
 
     def has(self, text: str) -> bool:
-        """Whether `text` is one of the strings, JSON of them, or made of their lines."""
+        """Whether `text` is one of the strings, JSON of nothing but them, or made of their lines."""
         return text in self._strings or self._has_all_of_json(text) or self._has_all_lines(text)
 
     def _has_all_of_json(self, text: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import MutableMapping
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -346,7 +347,7 @@ def test_of_a_long_stream_the_beginning_is_kept_and_it_is_known_that_there_was_m
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(client_request_module, "_LONGEST_STREAM", 20)
-    request = note_request(http())
+    request = Context().run(note_request, http())
     request.stream = bytearray()
     for part, is_cut in ((b"x" * 19, False), (b"yy", False), (b"", False), (b"z", True)):
         request.sent(part, is_last=False)

@@ -693,6 +693,32 @@ def test_requests_that_had_to_make_room_are_forgotten_when_they_end(monkeypatch:
     asyncio.run(main())
 
 
+def test_a_displaced_request_whose_answer_never_comes_is_forgotten() -> None:
+    guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true")
+    data = marked(chat())
+    guarded.check(data)
+    exchange = guarded.guard.open_exchange(data)
+    assert exchange is not None
+    guarded.guard._displaced[exchange.key] = exchange
+    guarded.guard._given_up(exchange.key, 200)
+    assert guarded.guard._displaced == {}
+
+
+def test_a_path_and_an_address_of_any_length_fit_into_a_check() -> None:
+    guarded = Guarded()
+
+    async def main() -> None:
+        came_in("/openai/" + "a/" * 150_000)
+        await guarded.guard.check_request(
+            {"messages": [{"role": "user", "content": "x"}]}, Key(), "pass_through_endpoint"
+        )
+        metadata = {"requester_ip_address": "1" * 300_000}
+        await guarded.guard.check_request(marked(chat(metadata=metadata)), Key(), "acompletion")
+
+    asyncio.run(main())
+    assert [len(check["path"]) < 3_000 and len(check["ip"]) < 3_000 for check in guarded.client.checks] == [True, True]
+
+
 def test_requests_that_share_a_call_id_get_their_own_answers() -> None:
     guarded = Guarded()
     first, second = marked(chat("first")), marked(chat("second"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from akto_guardrails import masking as masking_module
 from akto_guardrails.content import Path, content_of
 from akto_guardrails.masking import UnmappableMask, apply_mask, apply_to_answer, masked_strings, without_summary
 from unit.samples import CARD, MASKED_CARD, memory_of, nested
@@ -444,6 +446,36 @@ def test_many_strings_nested_deeply_take_little_memory() -> None:
     assert memory_of(lambda: masked_strings(content, json.dumps(masked))) < 4_000_000
     assert memory_of(lambda: apply_mask(content, content, {("prompt",): MASKED_CARD})) < 1_000_000
     assert content == masked
+
+
+def test_masks_of_many_strings_nested_deeply_are_not_applied() -> None:
+    """Each would take memory for the whole way to it."""
+    deep, changed = ({"messages": nested(text, 300, 20_000)} for text in ("a@b.co", "<EMAIL>"))
+    with pytest.raises(UnmappableMask, match="too many"):
+        masked_strings(deep, json.dumps({"body": changed}))
+    flat = masked_strings({"input": ["a@b.co"] * 200_000}, json.dumps({"body": {"input": ["<EMAIL>"] * 200_000}}))
+    assert len(flat) == 200_000
+
+
+class Literals(list[str]):
+    """Counts what is looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looked_at += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[str]:
+        for each in super().__iter__():
+            self.looked_at += 1
+            yield each
+
+
+def test_of_a_string_that_is_none_of_its_masked_forms_little_is_looked_at() -> None:
+    literals = Literals(["a", *"b" * 50_000, "c"])
+    assert not masking_module._is_masked_form(literals, "no")
+    assert literals.looked_at < 9
 
 
 def test_content_nested_too_deeply_for_a_mask_cannot_be_mapped() -> None:

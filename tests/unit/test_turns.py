@@ -191,6 +191,21 @@ def test_an_error_ends_a_turn() -> None:
     assert [said(record) for record in guarded.records] == [("one", "500", error)]
 
 
+def test_a_turn_nested_too_deeply_is_refused_or_watched_and_recorded() -> None:
+    deep = '{"type": "response.create", "input": ' + "[" * 900 + "]" * 900 + "}"
+    too_deep = '{"type": "response.create", "input": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+    async def serve(socket: GuardedSocket) -> None:
+        while True:
+            await socket.receive_text()
+
+    for environment, statuses in (({}, ["413"]), ({"SYNC_MODE": "false"}, ["499"])):
+        guarded, socket = Guarded(**environment), Socket(deep, too_deep)
+        converse(guarded, socket, serve)
+        assert [record["status"] for record in guarded.records] == statuses
+        assert socket.got[-1]["error"]["message"] == "a message has to be JSON"
+
+
 def test_events_without_a_turn_and_what_is_no_event_pass() -> None:
     guarded = Guarded(ALLOW)
 

@@ -146,4 +146,16 @@ def test_no_text_can_pose_as_an_entry_that_was_checked(text: str) -> None:
 
 
 def test_the_strings_of_a_payload_are_those_of_its_content() -> None:
-    assert strings_seen(exchange(1, payload_of(SEEN))) == strings_of(SEEN)
+    assert strings_seen(exchange(1, payload_of(SEEN))) == strings_of({"body": SEEN})
+
+
+def test_names_and_numbers_are_among_the_strings() -> None:
+    value = {"a": ["b", 1, 2.5, True, None], "c": {"d": 10**30}}
+    assert strings_of(value) == {"a", "b", "1", "2.5", "c", "d", str(10**30)}
+
+
+@pytest.mark.parametrize("new", [{"four": 1}, {"three": 4}, [[{"three": {"four": None}}]], {"type": 4.5}])
+def test_a_name_or_a_number_in_json_text_can_be_new(new: object) -> None:
+    content = {"input": [{"type": "function_call_output", "output": json.dumps(new)}]}
+    assert unseen_part(content, strings_of(SEEN)) == content
+    assert unseen_part(content, strings_of([SEEN, new])) == {}
