@@ -37,10 +37,12 @@ class Delivery(Enum):
 
     DELIVERED = "delivered"
     RETRY = "retry"
-    """Not taken now (time-out, connection, 401, 429, 5xx, nothing to publish it to); may be taken later.
+    """Not taken now, as any other would not be (connection, 401, 429, 502 to 504); may be taken later.
 
     A 401 is one of these because a token expires, and the next start may send what is on disk with a new one.
     """
+    DOUBTFUL = "doubtful"
+    """Not taken now, maybe for what is in it (time-out, nothing to publish it to, 500 and the like); may be later."""
     UNFIT = "unfit"
     """Not taken for what is in it or for its size (413, 422, 500 for a long one); may be taken when it is cut."""
     REFUSED = "refused"
@@ -132,6 +134,8 @@ class AktoClient:
         try:
             seconds = max(self._timeout, _RECORD_SECONDS)
             status, answer = await self._server.post(self._record_target, body, seconds)
+        except TimeoutError:
+            return Delivery.DOUBTFUL, None
         except OSError:
             return Delivery.RETRY, None
         return _delivery(status, answer, len(body)), status
@@ -156,10 +160,12 @@ def _delivery(status: int, answer: bytes, length: int) -> Delivery:
     if status == 200:
         return Delivery.DELIVERED
     if status == 422 and _NOT_PUBLISHED in answer:
-        return Delivery.RETRY
+        return Delivery.DOUBTFUL
     if status in (413, 422) or (status == 500 and length > _LONG_RECORD):
         return Delivery.UNFIT
-    return Delivery.RETRY if status in (401, 429) or status >= 500 else Delivery.REFUSED
+    if status == 401 or status in _OUTAGES:
+        return Delivery.RETRY
+    return Delivery.DOUBTFUL if status >= 500 else Delivery.REFUSED
 
 
 def _open_files() -> int:

@@ -203,7 +203,7 @@ def test_the_timeout_covers_the_whole_call(handler: Handler, monkeypatch: pytest
     monkeypatch.setattr(akto_module, "_RECORD_SECONDS", 0.1)
     start = time.monotonic()
     assert check(handler, seconds=0.2).cause is Cause.TIMEOUT
-    assert record(handler, seconds=0.2) == (Delivery.RETRY, None)
+    assert record(handler, seconds=0.2) == (Delivery.DOUBTFUL, None)
     assert time.monotonic() - start < 2
 
 
@@ -324,7 +324,9 @@ def test_an_answer_cut_short_is_a_connection_fault() -> None:
         (404, Delivery.REFUSED),
         (422, Delivery.UNFIT),
         (429, Delivery.RETRY),
-        (500, Delivery.RETRY),
+        (500, Delivery.DOUBTFUL),
+        (502, Delivery.RETRY),
+        (505, Delivery.DOUBTFUL),
         (503, Delivery.RETRY),
     ],
 )
@@ -676,9 +678,9 @@ class TestBreaker:
     [
         (413, b"", 10, Delivery.UNFIT),
         (422, b"Unexpected error: null", 10, Delivery.UNFIT),
-        (422, b"Unexpected error: Failed to publish data: Topic not present", 10, Delivery.RETRY),
+        (422, b"Unexpected error: Failed to publish data: Topic not present", 10, Delivery.DOUBTFUL),
         (500, b"", 100_000, Delivery.UNFIT),
-        (500, b"", 1_000, Delivery.RETRY),
+        (500, b"", 1_000, Delivery.DOUBTFUL),
     ],
 )
 def test_a_record_may_be_refused_for_what_is_in_it(status: int, answer: bytes, length: int, delivery: Delivery) -> None:

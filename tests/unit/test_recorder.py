@@ -148,31 +148,57 @@ def test_a_record_is_kept_as_long_as_akto_takes_none() -> None:
     assert counters == {"records_delivered": 1, "records_retried": 9}
 
 
-def test_a_record_that_is_not_taken_while_others_are_is_dropped_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    sent: Counter[bytes] = Counter()
+class Stubborn:
+    """Takes all records but one, which fails 60 times with `outcome`."""
 
-    async def send(record: bytes) -> Outcome:
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self.sent: Counter[bytes] = Counter()
+
+    async def send(self, record: bytes) -> Outcome:
+        """Takes a record, or does not."""
+        self.sent[record] += 1
         await asyncio.sleep(0)
-        sent[record] += 1
-        return RETRY if record == b"secret-content" else DELIVERED
+        return DELIVERED if record != b"secret-content" or self.sent[record] > 60 else self._outcome
+
+
+def counters_with_others(service: Stubborn) -> dict[str, int]:
+    """The counters when that one is gone, one way or the other; others are delivered all the time."""
 
     async def main() -> dict[str, int]:
         counters = Counters()
-        recorder = a_recorder(send, counters)
+        recorder = a_recorder(service.send, counters)
         recorder._longest_pause = 0.002
         recorder.put(b"secret-content")
-        while counters.snapshot().get("records_dropped", 0) == 0:
+        while any(entry.body == b"secret-content" for entry in recorder._waiting.all()):
             recorder.put(b"other")
             await asyncio.sleep(0.001)
         await recorder.flush(5)
         return counters.snapshot()
 
-    counters = asyncio.run(asyncio.wait_for(main(), 30))
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("status", [500, 422, None])
+def test_a_record_that_is_not_taken_while_others_are_is_dropped_in_the_end(
+    status: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It must not hold its session up for ever."""
+    service = Stubborn((Delivery.DOUBTFUL, status))
+    counters = counters_with_others(service)
     assert counters["records_dropped"] == 1
-    assert sent[b"secret-content"] >= 20
-    assert counters["records_delivered"] == sent[b"other"]
+    assert 20 <= service.sent[b"secret-content"] < 60
+    assert counters["records_delivered"] == service.sent[b"other"]
     assert [line.levelno for line in caplog.records] == [logging.WARNING]
     assert "secret-content" not in caplog.text
+
+
+def test_what_has_nothing_to_do_with_the_record_is_never_held_against_it() -> None:
+    """A limit or a balancer without enough backends takes some records and not others, whichever they are."""
+    service = Stubborn(RETRY)
+    counters = counters_with_others(service)
+    assert "records_dropped" not in counters
+    assert service.sent[b"secret-content"] == 61
 
 
 def test_many_records_that_are_never_taken_do_not_keep_the_others_from_their_turn() -> None:
@@ -207,6 +233,25 @@ def test_a_cut_record_that_is_refused_again_is_given_up() -> None:
     service = Service([UNFIT, UNFIT])
     assert run(service.send, [RECORD]) == {"records_cut": 1, "records_refused": 1}
     assert len(service.sent) == 2
+
+
+def test_a_record_answered_500_is_whole_again_when_its_beginning_is_not_taken_either() -> None:
+    """It is the outage then, and not the record."""
+    service = Service([(Delivery.UNFIT, 500), RETRY, (Delivery.UNFIT, 500), (Delivery.DOUBTFUL, 500)])
+    assert run(service.send, [RECORD]) == {"records_delivered": 1, "records_retried": 2}
+    assert service.taken == [RECORD]
+
+
+@pytest.mark.parametrize("status", [413, 422])
+def test_a_record_that_is_too_large_stays_cut(status: int) -> None:
+    service = Service([(Delivery.UNFIT, status), RETRY])
+    assert run(service.send, [RECORD]) == {"records_cut": 1, "records_delivered": 1, "records_retried": 1}
+    assert [len(record) < 5_000 for record in service.sent] == [False, True, True]
+
+
+def test_a_record_answered_500_stays_cut_when_akto_takes_its_beginning() -> None:
+    service = Service([(Delivery.UNFIT, 500)])
+    assert run(service.send, [RECORD]) == {"records_cut": 1, "records_delivered": 1}
 
 
 def test_within_a_session_records_keep_their_order_whatever_has_to_be_sent_again() -> None:
@@ -358,6 +403,32 @@ def test_a_flush_ends_in_time_and_counts_what_is_left(caplog: pytest.LogCaptureF
     assert "7 record(s) dropped: not delivered before the shutdown" in caplog.text
 
 
+def test_what_is_lost_at_the_end_is_logged_however_short_after_another_line(caplog: pytest.LogCaptureFixture) -> None:
+    service = Outage()
+    assert run(service.send, [b"x"] * 9, flush_seconds=0.05, most_records=4)["records_dropped"] == 9
+    assert "4 record(s) dropped: not delivered before the shutdown (9 dropped in all)" in caplog.text
+
+
+def test_what_was_lost_before_the_end_is_told_as_a_sum(caplog: pytest.LogCaptureFixture) -> None:
+    assert run(Service().send, [b"x"] * 9, most_records=4)["records_dropped"] == 5
+    assert "5 record(s) dropped in all" in caplog.text
+
+
+def test_the_end_does_not_wait_for_pauses() -> None:
+    """Akto may be there again, and the time is short."""
+    service = Service([RETRY])
+
+    async def main() -> None:
+        recorder = a_recorder(service.send, first_pause=1_000.0)
+        recorder._longest_pause = 1_000.0
+        recorder.put(b"a")
+        await asyncio.sleep(0.01)
+        await recorder.flush(5)
+
+    asyncio.run(main())
+    assert service.taken == [b"a"]
+
+
 def test_nothing_is_sent_any_more_after_a_flush() -> None:
     taken: list[bytes] = []
 
@@ -433,9 +504,12 @@ class Outage:
 
     def __init__(self) -> None:
         self.is_over = False
+        self.attempts = 0
         self.taken: list[bytes] = []
 
     async def send(self, record: bytes) -> Outcome:
+        """Takes one record once it is over."""
+        self.attempts += 1
         await asyncio.sleep(0)
         if not self.is_over:
             return RETRY
@@ -517,16 +591,18 @@ class TestSpool:
         assert_in_order(service.taken, range(120))
         assert list(tmp_path.iterdir()) == []
 
-    def test_at_the_end_everything_is_on_disk_before_the_first_attempt_to_deliver_it(self, tmp_path: Path) -> None:
-        """Whoever stops the process may kill it while it still tries."""
+    def test_at_the_end_everything_goes_to_disk_at_once(self, tmp_path: Path) -> None:
+        """Whoever stops the process may kill it while it still tries to deliver."""
         service = Outage()
 
         async def main() -> None:
             recorder = self.recorder(service, tmp_path, Counters())
             self.put(recorder, range(30))
             await asyncio.sleep(0.02)
+            assert service.attempts
             flushing = asyncio.create_task(recorder.flush(5))
-            await asyncio.sleep(0)
+            for _ in range(30):
+                await asyncio.sleep(0)
             files = [entry.file for entry in recorder._waiting.all()]
             assert len(files) + len(recorder._spool or ()) == 30
             assert None not in files

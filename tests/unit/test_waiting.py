@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from akto_guardrails import waiting as waiting_module
 from akto_guardrails.waiting import Entry, Waiting
 
 
@@ -50,6 +51,25 @@ def test_bytes_and_number_are_of_those_not_taken() -> None:
     assert (len(queue), queue.bytes) == (2, 20)
     queue.put_back(taken)
     assert (len(queue), queue.bytes) == (3, 30)
+
+
+def test_what_is_in_there_is_what_waits_and_what_is_taken() -> None:
+    queue, (first, second) = waiting("a", "a")
+    assert first in queue and second in queue
+    assert queue.take() is first
+    assert first in queue
+    queue.done(first)
+    assert first not in queue
+    queue.remove_oldest()
+    assert second not in queue
+
+
+def test_a_later_entry_is_younger_even_when_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = Entry(b"").born
+    times = iter([now + 5_000, now + 1_000, now + 1_000, now + 9_000])
+    monkeypatch.setattr(waiting_module.time, "time_ns", lambda: next(times))
+    ages = [Entry(b"").born for _ in range(4)]
+    assert ages == [now + 5_000, now + 5_001, now + 5_002, now + 9_000]
 
 
 def test_all_are_those_taken_too_in_the_order_of_their_age() -> None:
