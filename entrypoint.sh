@@ -17,6 +17,8 @@
 #           and requests without a verdict are to be refused (STARTUP_PROBE=off starts all the same).
 set -eu
 
+hook=akto_guardrails.worker_startup:ensure_guarded
+
 launch() {
     PYTHONPATH="/opt/akto/hook.zip:/opt/akto/launcher.zip${PYTHONPATH:+:$PYTHONPATH}" exec python3 -P -m "$@"
 }
@@ -25,6 +27,18 @@ launch() {
 base() {
     [ -x /app/docker-entrypoint.sh ] && exec /app/docker-entrypoint.sh "$@"
     exec /app/docker/prod_entrypoint.sh "$@"
+}
+
+# Whatever else is run may start LiteLLM, and an operator's own variables replace the image's: ours go back in front.
+guarded() {
+    case ",${LITELLM_WORKER_STARTUP_HOOKS-}," in
+        *,"$hook",*) ;;
+        *) export LITELLM_WORKER_STARTUP_HOOKS="$hook${LITELLM_WORKER_STARTUP_HOOKS:+,$LITELLM_WORKER_STARTUP_HOOKS}" ;;
+    esac
+    case ":${PYTHONPATH-}:" in
+        *:/opt/akto/hook.zip:*) ;;
+        *) export PYTHONPATH="/opt/akto/hook.zip${PYTHONPATH:+:$PYTHONPATH}" ;;
+    esac
 }
 
 # A component that serves no model is not guarded, so the image's startup hook must not ask it for Akto's settings.
@@ -61,6 +75,7 @@ case "$word" in
         ;;
     backend | ui | migrations | metrics | collector) unguarded "$@" ;;
     *)
+        guarded
         command -v -- "$word" >/dev/null 2>&1 && exec "$@"
         base "$@"
         ;;

@@ -16,9 +16,9 @@ from yarl import URL
 from akto_guardrails.breaker import Breaker
 from akto_guardrails.direct import Direct
 from akto_guardrails.proxied import Proxied, proxy_for
+from akto_guardrails.settings import SERVICE_PATH
 from akto_guardrails.verdict import Cause, Verdict, unavailable, verdict_of_answer
 
-_PATH: Final = "/api/http-proxy"
 _LARGEST_ANSWER: Final = 8 * 1024 * 1024
 # Of the envelopes of all checks under way.
 MOST_BYTES_AT_ONCE: Final = 256 * 1024 * 1024
@@ -79,7 +79,7 @@ class AktoClient:
 
         Checks above `most_checks` at once are not made. `tls`: whom to trust, the system's certificates by default.
         """
-        service = URL(f"{service_url}{_PATH}")
+        service = URL(f"{service_url}{SERVICE_PATH}")
         self._check_target = f"{service.raw_path}?akto_connector=litellm&guardrails=true"
         self._answer_target = f"{service.raw_path}?akto_connector=litellm&response_guardrails=true"
         self._record_target = f"{service.raw_path}?akto_connector=litellm&ingest_data=true"

@@ -27,6 +27,8 @@ Unchecked = Literal["allow", "deny"]
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _LONGEST_TIMEOUT: Final = 600.0
+# Where the service takes checks and records, below its address.
+SERVICE_PATH: Final = "/api/http-proxy"
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CREDENTIAL_HEADERS: Final = frozenset(
@@ -159,6 +161,9 @@ class _Reader:
         """
         self.names |= {name, f"{name}_FILE"}
         value = self._environment.get(name, "").strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            self._wrong(f"{name} has quotes around it.", "Leave them out: --env-file of docker run keeps them.")
+            return None
         path = self._environment.get(f"{name}_FILE", "").strip()
         if not path:
             return value
@@ -169,8 +174,10 @@ class _Reader:
             return Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            # It may be the secret itself, set in the wrong place.
+            named = path if path.startswith("/") else "a file without a leading slash"
             self._wrong(
-                f"{name}_FILE names {path}, which user {os.getuid()} cannot read: {why}.",
+                f"{name}_FILE names {named}, which user {os.getuid()} cannot read: {why}.",
                 "Mount the secret at that path, readable by the user the container runs as.",
             )
             return None
@@ -192,6 +199,10 @@ class _Reader:
         if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
             self._wrong(
                 f"{name} is not an http or https address.", f"Give scheme and host: {name}=https://akto.example.com"
+            )
+        elif value.rstrip("/").endswith(SERVICE_PATH):
+            self._wrong(
+                f"{name} ends in {SERVICE_PATH}, which the guard adds itself.", f"Leave {SERVICE_PATH} out of it."
             )
         elif "?" in value or "#" in value or parts.username is not None:
             self._wrong(

@@ -84,7 +84,12 @@ def keep_one_guard(callbacks: MutableSequence[Any], guard: object) -> None:
     others = [callback for callback in callbacks if type(callback).__name__ != _GUARD_CLASS]
     removed = len(callbacks) - len(others) - sum(callback is guard for callback in callbacks)
     if removed > 0:
-        _log.warning("%d further guard(s) found among the callbacks and removed: each request is checked once", removed)
+        _log.warning(
+            "%d further guard(s) found among the callbacks and removed (class %s): each request is checked once. "
+            "If one is your own, give its class another name",
+            removed,
+            _GUARD_CLASS,
+        )
     callbacks[:] = [guard, *others]
 
 

@@ -41,10 +41,11 @@ def main(command_line: Sequence[str]) -> NoReturn:
             _warn(notice)
         if plan.settings.startup_probe:
             _probe(plan.settings)
+        prepared = _prepared(plan, arguments, os.environ)
     except NotReady as error:
         print(report(error.problems), file=sys.stderr)
         sys.exit(EX_CONFIG)
-    hand_over(_prepared(plan, arguments, os.environ))
+    hand_over(prepared)
 
 
 def _probe(settings: Settings) -> None:
@@ -71,7 +72,10 @@ def _warn(problem: Problem) -> None:
 
 
 def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str, str]) -> Arguments:
-    """Writes the injected config, points `environment` and the command line at it and says so in one line."""
+    """Writes the injected config, points `environment` and the command line at it and says so in one line.
+
+    Raises `NotReady`.
+    """
     _keep_second_layer(environment)
     if str(plan.temporary) != "/tmp":  # noqa: S108 - LiteLLM needs one as well and would not look elsewhere
         environment["TMPDIR"] = str(plan.temporary)
@@ -82,7 +86,11 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
         _say(plan, f"{plan.without_file}; guarded in each worker")
         return arguments
     _say(plan, "none given, one was generated" if plan.source.path is None else str(plan.source.path))
-    copy = str(write_private(plan.config, plan.source, plan.temporary))
+    try:
+        copy = str(write_private(plan.config, plan.source, plan.temporary))
+    except OSError as error:
+        what = f"The config cannot be copied to {plan.temporary}: {(error.strerror or type(error).__name__).lower()}."
+        raise NotReady((Problem(what, "Make room there, or mount a larger temporary file system."),)) from None
     # The gateway takes no --config, and a component named by the environment no command line.
     by_environment = "gateway" in (arguments.word, environment.get("LITELLM_COMPONENT"))
     if by_environment or "CONFIG_FILE_PATH" in environment:

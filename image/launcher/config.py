@@ -50,8 +50,8 @@ class Source:
 def read(path: Path) -> Source:
     """Reads the config at `path` and every file it includes; raises `ConfigError`."""
     root = _load(path, "config")
-    if not root:
-        raise ConfigError(f"The config {path} is empty.", "Give it at least a model_list.")
+    if root is None:
+        raise ConfigError(f"The config {path} is empty.", "Give it at least a model_list, or {} for an empty one.")
     content = {key: value for key, value in root.items() if key != "include"}
     loaded = {path.absolute()}
     pending = [(entry, path) for entry in _includes(root, path)]
@@ -61,7 +61,7 @@ def read(path: Path) -> Source:
         if location in loaded:
             continue
         loaded.add(location)
-        included = _load(location, f"file included by {declared_in}")
+        included = _load(location, f"file included by {declared_in}") or {}
         pending += [(nested, location) for nested in _includes(included, location)]
         content = _merged(content, included)
     return Source(path, content)
@@ -102,7 +102,8 @@ def shadows_the_guard(source: Source) -> Path | None:
     return shadow if shadow.exists() else None
 
 
-def _load(path: Path, role: str) -> dict[str, Any]:
+def _load(path: Path, role: str) -> dict[str, Any] | None:
+    """What the file at `path` says; None when that is nothing. Raises `ConfigError`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -116,13 +117,13 @@ def _load(path: Path, role: str) -> dict[str, Any]:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"The {role} {path} is not valid YAML: {_where(error)}.", "Correct it there.") from None
-    except (ValueError, RecursionError):
-        # A date such as 2026-13-01, for example.
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
+        # A date such as 2026-13-01, for example, or a tag such as !!bool before what is none.
         what = f"The {role} {path} is not valid YAML: it holds a value that cannot be read."
         raise ConfigError(what, "Correct or quote it.") from None
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"The {role} {path} is not a mapping at the top level.", "Give it keys such as model_list.")
-    return content or {}
+    return content
 
 
 def _why(path: Path, error: OSError | UnicodeDecodeError) -> str:
@@ -232,7 +233,8 @@ def _link_siblings(config: Path, directory: Path) -> None:
         # A directory that may be entered but not listed: nothing beside the config can be found there.
         siblings = []
     for sibling in siblings:
-        hidden = sibling.name.startswith(".") or sibling.name == "__pycache__"
-        if hidden or sibling.stem == _GUARD_PACKAGE or sibling.name == "config.yaml":
+        # Names with two dots are the way in which Kubernetes mounts the others.
+        is_no_file_of_the_operators = sibling.name.startswith("..") or sibling.name == "__pycache__"
+        if is_no_file_of_the_operators or sibling.stem == _GUARD_PACKAGE or sibling.name == "config.yaml":
             continue
         (directory / sibling.name).symlink_to(sibling)

@@ -45,6 +45,8 @@ class Plan:
 
 def load_dot_env() -> None:
     """Takes variables from a `.env` file as LiteLLM itself does, so that both see the same; raises `NotReady`."""
+    if os.environ.get("LITELLM_MODE", "DEV") != "DEV":
+        return
     path = find_dotenv(usecwd=True)
     try:
         load_dotenv(path)

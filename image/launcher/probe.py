@@ -26,6 +26,7 @@ from akto_guardrails.tls import trusted_by
 _AUTH_CHECK: Final = "/api/auth-check"
 _MOST_SECONDS: Final = 5.0
 _LONGEST_ANSWER: Final = 65_536
+_PROXY_WANTS_CREDENTIALS: Final = 407
 
 
 class Access(Enum):
@@ -73,7 +74,8 @@ def problem_of(answer: Answer, settings: Settings) -> Problem | None:
     if answer.access is Access.UNCLEAR:
         return Problem(
             f"{akto} answers {_AUTH_CHECK} with {answer.detail}, so AKTO_API_TOKEN could not be tried.",
-            "Is DATA_INGESTION_SERVICE_URL the ingestion service itself? A gateway in front must pass that path on.",
+            "Is DATA_INGESTION_SERVICE_URL the ingestion service itself? If not, no request will get a verdict. "
+            "A gateway in front must pass that path on.",
         )
     proxy = proxy_of(settings)
     way = f" through the proxy {proxy}" if proxy else ""
@@ -83,6 +85,8 @@ def problem_of(answer: Answer, settings: Settings) -> Problem | None:
 def _how_to_reach(answer: Answer, proxy: str | None) -> str:
     if "certificate" in answer.detail:
         return "Give the authority that signed it in AKTO_CA_BUNDLE."
+    if proxy and str(_PROXY_WANTS_CREDENTIALS) in answer.detail:
+        return "Give user and password of the proxy in its address: http://user:password@proxy:port."
     if proxy:
         return "Correct DATA_INGESTION_SERVICE_URL, or name its host in NO_PROXY if no proxy should be asked."
     return "Correct DATA_INGESTION_SERVICE_URL, or make it reachable from the container."
@@ -92,7 +96,7 @@ def proxy_of(settings: Settings) -> str | None:
     """Host and port of the forward proxy on the way to Akto, without its credentials."""
     parts = urlsplit(settings.service_url)
     proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+    if not proxy or any(map(urllib.request.proxy_bypass, (parts.hostname or "", parts.netloc))):
         return None
     return proxy.rpartition("@")[2].rpartition("//")[2]
 
@@ -137,7 +141,7 @@ def _refused(error: urllib.error.HTTPError) -> Answer:
     access = Access.UNREACHABLE
     if error.code == 401:
         access = Access.DENIED
-    elif 400 <= error.code < 500:
+    elif 400 <= error.code < 500 and error.code != _PROXY_WANTS_CREDENTIALS:
         access = Access.UNCLEAR
     return Answer(access, f"HTTP {error.code}", error.headers["Date"])
 
@@ -150,4 +154,5 @@ def _why(error: OSError | http.client.HTTPException) -> str:
         return f"its certificate is not trusted ({reason.verify_message})"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror.lower()
-    return type(reason).__name__
+    # The words of a forward proxy.
+    return str(reason) if str(reason).startswith("Tunnel connection failed") else type(reason).__name__

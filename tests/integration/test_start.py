@@ -37,6 +37,16 @@ def test_an_unknown_word_gets_the_error_of_the_base() -> None:
     assert "DATA_INGESTION_SERVICE_URL" not in out + err
 
 
+@pytest.mark.parametrize("own", ["", "own:hook"])
+def test_a_command_that_may_start_litellm_has_the_guard_whatever_the_environment_says(own: str) -> None:
+    env = {"LITELLM_WORKER_STARTUP_HOOKS": own, "PYTHONPATH": "/own"}
+    for command in (["sh", "-c"], ["/bin/sh", "-c"]):
+        _, out, _ = run_once([*command, 'echo "$LITELLM_WORKER_STARTUP_HOOKS $PYTHONPATH"'], env)
+        assert out == f"{GUARD_HOOK}{own and ','}{own} /opt/akto/hook.zip:/own\n"
+    _, out, _ = run_once(["sh", "-c", 'echo "$LITELLM_WORKER_STARTUP_HOOKS $PYTHONPATH"'])
+    assert out == f"{GUARD_HOOK} /opt/akto/hook.zip\n"
+
+
 UNIFIED_ENTRYPOINT = """#!/bin/sh
 echo "unified: $*"
 echo "CONFIG_FILE_PATH=${CONFIG_FILE_PATH-}"

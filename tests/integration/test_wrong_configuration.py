@@ -99,6 +99,14 @@ def test_a_missing_config_is_named() -> None:
     assert "The config /x/no.yaml does not exist." in wrong(CONFIG_FILE_PATH="/x/no.yaml")
 
 
+def test_no_room_for_the_copy_of_the_config_is_a_problem_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"model_list: [{{model_name: {'x' * 100_000}}}]\n")
+    tmp_path.chmod(0o755)
+    options = {"volumes": [f"{tmp_path}:/etc/litellm:ro"], "tmpfs": {"/tmp": "size=16k"}, "read_only": True}
+    message = refused(proxy_environment(), ["--config", "/etc/litellm/config.yaml"], **options)
+    assert "The config cannot be copied to /tmp: no space left on device." in message
+
+
 def test_a_config_that_litellm_would_ignore_is_refused() -> None:
     assert "which LiteLLM ignores" in wrong(CONFIG_FILE_PATH="/etc/litellm/config.txt")
 

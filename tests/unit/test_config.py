@@ -253,9 +253,16 @@ class TestUnreadable:
         assert "0000" in error.what
         assert "chmod" in error.fix
 
-    @pytest.mark.parametrize("text", ["", "\n# only a comment\n", "{}"])
+    def test_a_mapping_without_entries_is_a_config(self, mounted: Path) -> None:
+        assert injected(read(config_file(mounted, "{}")))["litellm_settings"] == {"callbacks": [CALLBACK]}
+
+    @pytest.mark.parametrize("text", ["", "\n# only a comment\n"])
     def test_an_empty_file(self, mounted: Path, text: str) -> None:
         assert "is empty" in error_of(config_file(mounted, text)).what
+
+    @pytest.mark.parametrize("text", ["a: !!bool abc", "a: !!timestamp abc", "a: !!int abc", "a: 2026-13-01"])
+    def test_a_value_that_is_not_what_its_tag_says(self, mounted: Path, text: str) -> None:
+        assert "not valid YAML" in error_of(config_file(mounted, text)).what
 
     @pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", "7\n", "[]\n", "false\n"])
     def test_a_file_without_a_mapping_at_the_top(self, mounted: Path, text: str) -> None:
@@ -388,7 +395,7 @@ colon: "a: b # c"
         assert not copy.is_symlink()
         assert yaml.safe_load(copy.read_text())["model_list"] == ["ours"]
         beside = {each.name: each for each in copy.parent.iterdir()}
-        assert sorted(beside) == ["akto_guardrails.py", "config.yaml", "other.py", "proxy.yaml"]
+        assert sorted(beside) == [".hidden", "akto_guardrails.py", "config.yaml", "other.py", "proxy.yaml"]
         assert "shadow" not in beside["akto_guardrails.py"].read_text()
 
     @pytest.mark.parametrize("with_a_file", [True, False])

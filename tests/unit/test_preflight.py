@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,17 @@ def test_all_problems_are_found_together(
     assert len(problems) == 4
     for part in ("AKTO_API_TOKEN", "TIMEOUT", "gone.yaml", "nowhere"):
         assert any(part in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("mode", "is_read"), [(None, True), ("DEV", True), ("PRODUCTION", False)])
+def test_a_dot_env_file_counts_where_litellm_reads_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None, is_read: bool
+) -> None:
+    (tmp_path / ".env").write_text("GUARDED_OF_A_FILE=1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {} if mode is None else {"LITELLM_MODE": mode})
+    preflight.load_dot_env()
+    assert ("GUARDED_OF_A_FILE" in os.environ) is is_read
 
 
 def test_the_token_is_in_no_problem(environment: dict[str, str]) -> None:

@@ -141,6 +141,27 @@ def test_a_service_address_that_cannot_be_called_as_it_stands_is_refused(value: 
     assert "secret" not in problem
 
 
+def test_an_address_with_the_services_own_path_is_refused() -> None:
+    for value in ("https://akto.test/api/http-proxy", "https://akto.test/ingest/api/http-proxy/"):
+        (problem,) = problems_of({"DATA_INGESTION_SERVICE_URL": value})
+        assert "/api/http-proxy" in problem
+
+
+@pytest.mark.parametrize("name", ["AKTO_API_TOKEN", "DATA_INGESTION_SERVICE_URL", "SYNC_MODE"])
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_value_are_named(name: str, quote: str) -> None:
+    """`docker run --env-file` takes them for a part of it."""
+    (problem,) = problems_of({name: f"{quote}true{quote}"})
+    assert problem == f"{name} has quotes around it."
+
+
+def test_a_secret_in_place_of_the_name_of_its_file_is_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(AKTO_API_TOKEN="", AKTO_API_TOKEN_FILE="s3cret")
+    assert "AKTO_API_TOKEN_FILE" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("token", ["Bearer s3cret", "s3cret\u00e9", "s3\ncret", "s3\x7fcret"])
 def test_a_token_no_header_can_carry_is_refused_without_being_shown(token: str) -> None:
     with pytest.raises(SettingsError) as caught:
