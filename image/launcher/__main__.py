@@ -85,12 +85,12 @@ def _prepared(plan: Plan, arguments: Arguments, environment: MutableMapping[str,
     if plan.config is None:
         _say(plan, f"{plan.without_file}; guarded in each worker")
         return arguments
-    _say(plan, "none given, one was generated" if plan.source.path is None else str(plan.source.path))
     try:
         copy = str(write_private(plan.config, plan.source, plan.temporary))
     except OSError as error:
         what = f"The config cannot be copied to {plan.temporary}: {(error.strerror or type(error).__name__).lower()}."
         raise NotReady((Problem(what, "Make room there, or mount a larger temporary file system."),)) from None
+    _say(plan, "none given, one was generated" if plan.source.path is None else str(plan.source.path))
     # The gateway takes no --config, and a component named by the environment no command line.
     by_environment = "gateway" in (arguments.word, environment.get("LITELLM_COMPONENT"))
     if by_environment or "CONFIG_FILE_PATH" in environment:

@@ -103,7 +103,8 @@ def test_no_room_for_the_copy_of_the_config_is_a_problem_with_a_name(tmp_path: P
     (tmp_path / "config.yaml").write_text(f"model_list: [{{model_name: {'x' * 100_000}}}]\n")
     tmp_path.chmod(0o755)
     options = {"volumes": [f"{tmp_path}:/etc/litellm:ro"], "tmpfs": {"/tmp": "size=16k"}, "read_only": True}
-    message = refused(proxy_environment(), ["--config", "/etc/litellm/config.yaml"], **options)
+    environment = proxy_environment() | {"STARTUP_PROBE": "off"}
+    message = refused(environment, ["--config", "/etc/litellm/config.yaml"], **options)
     assert "The config cannot be copied to /tmp: no space left on device." in message
 
 
