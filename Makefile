@@ -1,7 +1,7 @@
 # make demo    the whole thing on a machine with nothing but Docker
 # make test    linters, unit tests, and integration tests against the built image
 # make releases    images on older LiteLLM releases, on stand-in bases, and what they must be able to do
-# make bench   what the guard costs, beside the unguarded image (25 minutes; BENCH_QUICK=1: 3 minutes, README as it is)
+# make bench   what the guard costs, beside the unguarded image (30 minutes; BENCH_QUICK=1: 3 minutes, README as it is)
 # make soak    15 minutes at the machine's capacity with an Akto that comes and goes
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base,
 #              RELEASE=1 to refuse a base without a digest, too

@@ -1,6 +1,6 @@
 """`python -m bench` measures, and writes results.json and the README's table; `python -m bench render` only the table.
 
-With BENCH_QUICK=1 it takes about three minutes in place of twenty-five, and leaves the two as they are.
+With BENCH_QUICK=1 it takes about three minutes in place of thirty, and leaves the two as they are.
 """
 
 from __future__ import annotations

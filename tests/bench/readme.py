@@ -138,8 +138,9 @@ def _conditions(figures: Figures) -> str:
         f"Measured on {results['date']} with LiteLLM {results['litellm']} on {figures.machine}, {cores}, one worker.\n"
         f"Where nothing else is said: {DEFAULT.connections} connections, prompts of 2 kB, Akto takes "
         f"{DEFAULT.akto_ms} ms, the model no time. Each figure is\nthe median of rounds beside the unguarded rounds "
-        f"next to them; every request was seen to be checked and recorded. What differences mean: of two\n"
-        f"unguarded proxies the second had {middle} % of the first's throughput (rounds from {least} to {most} %).\n"
+        f"next to them, with {results['plan']['turns']} proxies of each kind one after the other; every request was "
+        "seen to be\nchecked and recorded. What differences mean: of two unguarded proxies the second had "
+        f"{middle} % of the first's throughput (rounds from {least} to {most} %).\n"
         f"`a wait` is a callback that lets each request wait {DEFAULT.akto_ms} ms and does nothing else, `two calls "
         "with aiohttp` one that makes a check and a\nrecord with it and does nothing else."
     )
