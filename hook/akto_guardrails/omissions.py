@@ -26,8 +26,13 @@ _GEMINI_TOOL_USE: Final = frozenset({"functionCall", "functionResponse", "functi
 _MEDIA_MARKS: Final = (b";base64,", b'"data":')
 # LiteLLM and providers read the type under one or the other of these, some before that in a `data:` address.
 _TYPE_NAMES: Final = ("media_type", "mime_type", "mimeType", "content_type", "contentType", "format")
-# OpenAI's input_audio names one of these as its format.
-_AUDIO_FORMATS: Final = frozenset({"wav", "mp3"})
+# The format of OpenAI's input_audio is a short name, and clients write such names elsewhere too.
+_SHORT_TYPES: Final = frozenset(
+    [
+        *("aac", "avi", "bmp", "flac", "flv", "gif", "heic", "heif", "jpeg", "jpg", "m4a", "mkv", "mov", "mp3", "mp4"),
+        *("mpeg", "mpg", "ogg", "opus", "pcm16", "pdf", "png", "tiff", "wav", "webm", "webp", "wmv", "3gp", "three_gp"),
+    ]
+)
 _URL_NAMES: Final = frozenset({"url", "file_data", "image_url"})
 
 _CREDENTIAL_NAME: Final = re.compile(
@@ -152,7 +157,7 @@ def _is_media(name: object, child: object, holder: dict[str, Any]) -> bool:
 def _is_media_type(declared: object) -> bool:
     if not isinstance(declared, str):
         return False
-    is_media = declared.startswith(_MEDIA_TYPES) or declared in _AUDIO_FORMATS
+    is_media = declared.startswith(_MEDIA_TYPES) or declared in _SHORT_TYPES
     return is_media and not declared.startswith("image/svg")
 
 

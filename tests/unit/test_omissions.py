@@ -106,7 +106,8 @@ def test_media_of_which_anything_says_that_it_is_text_is_not_left_out(name: str,
     ):
         part = {"type": "file", "file": {**source, name: declared}}
         assert without_media(part) is part
-        assert BASE64 not in str(without_media({"type": "file", "file": {**source, name: "image/jpeg"}}))
+        for media in ("image/jpeg", "png"):
+            assert BASE64 not in str(without_media({"type": "file", "file": {**source, name: media}}))
 
 
 def test_words_line_by_line_are_no_media_and_lines_of_base64_are() -> None:
@@ -135,7 +136,7 @@ def test_every_kind_of_media_is_left_out(declared: str) -> None:
     assert BASE64 not in str(without_media(part))
 
 
-@pytest.mark.parametrize("audio_format", ["wav", "mp3"])
+@pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "pcm16"])
 def test_audio_that_names_its_format_is_left_out(audio_format: str) -> None:
     part = {"type": "input_audio", "input_audio": {"data": BASE64, "format": audio_format}}
     assert BASE64 not in str(without_media(part))
