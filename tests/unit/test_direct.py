@@ -257,26 +257,34 @@ def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection(
     asyncio.run(main())
 
 
-def test_a_refusal_of_a_long_request_ends_a_connection_with_tls(tmp_path: Path) -> None:
-    """Under TLS nobody knows how much of the request is still to be sent."""
-    trusted = tmp_path / "server.pem"
-    server_side = self_signed("localhost", trusted)
-
-    async def main() -> None:
-        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(1_000)
-            cast(asyncio.Transport, writer.transport).pause_reading()
-            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-            await asyncio.sleep(1)
-            writer.close()
-
-        server = await asyncio.start_server(refuse, "127.0.0.1", 0, ssl=server_side)
-        origin = URL(f"https://localhost:{server.sockets[0].getsockname()[1]}")
-        direct = Direct(origin, {}, most=1_000, tls=ssl.create_default_context(cafile=str(trusted)))
-        assert await direct.post("/", b"x" * 20_000_000, 5) == (413, b"")
-        assert direct._idle == []
+@asynccontextmanager
+async def over_tls(serve: Exchange, directory: Path) -> AsyncIterator[Direct]:
+    """Connections with TLS to a server that does `serve` with each."""
+    trusted = directory / "server.pem"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self_signed("localhost", trusted))
+    origin = URL(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+    direct = Direct(origin, {}, most=1_000, tls=ssl.create_default_context(cafile=str(trusted)))
+    try:
+        yield direct
+    finally:
         await direct.close()
         server.close()
+
+
+def test_a_refusal_of_a_long_request_ends_a_connection_with_tls(tmp_path: Path) -> None:
+    """Under TLS nobody knows how much of the request is still to be sent."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_000)
+        cast(asyncio.Transport, writer.transport).pause_reading()
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(1)
+        writer.close()
+
+    async def main() -> None:
+        async with over_tls(refuse, tmp_path) as direct:
+            assert await direct.post("/", b"x" * 20_000_000, 5) == (413, b"")
+            assert direct._idle == []
 
     asyncio.run(main())
 
@@ -285,18 +293,13 @@ def test_a_call_that_is_given_up_as_its_tls_is_ready_leaves_the_socket_to_the_ev
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says goodbye to the server then, for a while, and would find another connection's socket under its number."""
-    trusted = tmp_path / "server.pem"
-    server_side = self_signed("localhost", trusted)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(ANSWER)
 
     async def main() -> None:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(ANSWER)
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server_side)
-        origin = URL(f"https://localhost:{server.sockets[0].getsockname()[1]}")
-        direct = Direct(origin, {}, most=1_000, tls=ssl.create_default_context(cafile=str(trusted)))
         loop = asyncio.get_running_loop()
         create_connection = loop.create_connection
 
@@ -306,12 +309,11 @@ def test_a_call_that_is_given_up_as_its_tls_is_ready_leaves_the_socket_to_the_ev
             transport.close()
             raise asyncio.CancelledError
 
-        monkeypatch.setattr(loop, "create_connection", given_up)
-        with pytest.raises(asyncio.CancelledError):
-            await direct.post("/", b"", 5)
-        assert await direct.post("/", b"", 5) == (200, b"ok")
-        await direct.close()
-        server.close()
+        async with over_tls(answer, tmp_path) as direct:
+            monkeypatch.setattr(loop, "create_connection", given_up)
+            with pytest.raises(asyncio.CancelledError):
+                await direct.post("/", b"", 5)
+            assert await direct.post("/", b"", 5) == (200, b"ok")
 
     asyncio.run(main())
 
