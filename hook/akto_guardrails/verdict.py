@@ -197,11 +197,15 @@ def _denied(behaviour: str, reason: str, result: Mapping[str, object], mask: str
 
 
 def _allowed(result: Mapping[str, object]) -> bool | None:
-    return _boolean(result, "Allowed", "allowed")
+    """False where either spelling says so; true where none that is there says anything else."""
+    said = [_boolean(result[name]) for name in ("Allowed", "allowed") if name in result]
+    if False in said:
+        return False
+    return True if said and all(said) else None
 
 
 def _mask(result: Mapping[str, object]) -> str | None:
-    if not _boolean(result, "Modified", "modified"):
+    if not _boolean(result.get("Modified", result.get("modified"))):
         return None
     payload = result.get("ModifiedPayload", result.get("modifiedPayload"))
     if isinstance(payload, (dict, list)):
@@ -213,21 +217,18 @@ def _mask(result: Mapping[str, object]) -> str | None:
 
 
 def _service_failed_open(result: Mapping[str, object]) -> bool:
-    return bool(_boolean(result, "failOpen"))
+    return bool(_boolean(result.get("failOpen")))
 
 
 def _behaviour(result: Mapping[str, object]) -> str:
     return _text(result, "behaviour", "Behaviour").strip().lower()
 
 
-def _boolean(source: Mapping[str, object], *names: str) -> bool | None:
-    """The first value under one of `names` that says true or false."""
-    for name in names:
-        value = source.get(name)
-        if isinstance(value, str):
-            value = {"true": True, "false": False}.get(value.strip().lower())
-        if isinstance(value, bool):
-            return value
+def _boolean(value: object) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
     return None
 
 

@@ -180,7 +180,13 @@ def test_allowed_is_allowed_whatever_the_behaviour(behaviour: str) -> None:
 
 @pytest.mark.parametrize(
     "denied",
-    [{"Allowed": "false"}, {"Allowed": " False "}, {"allowed": False}, {"Allowed": None, "allowed": False}],
+    [
+        {"Allowed": "false"},
+        {"Allowed": " False "},
+        {"allowed": False},
+        {"Allowed": None, "allowed": False},
+        {"Allowed": True, "allowed": False},
+    ],
 )
 def test_a_denial_is_seen_in_every_spelling(denied: dict[str, object]) -> None:
     assert verdict_on(denied).decision is Decision.BLOCK
