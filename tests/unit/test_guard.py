@@ -807,6 +807,25 @@ class TestEndOfTheRequest:
         monkeypatch.setattr(awaited_module, "_PAUSE", 0.01)
         monkeypatch.setattr(guard_module, "_LEFT_SECONDS", 0.05)
 
+    @pytest.mark.parametrize("is_cut", [False, True])
+    def test_the_stream_of_a_pass_through_route_is_recorded_and_says_if_there_was_more(self, is_cut: bool) -> None:
+        guarded = Guarded()
+
+        async def main() -> None:
+            request = came_in("/openai/v1/chat/completions")
+            data = {"messages": [{"role": "user", "content": "hello"}]}
+            await guarded.guard.check_request(data, Key(), "pass_through_endpoint")
+            request.began(200, [(b"content-type", b"text/event-stream")])
+            request.sent(b'data: {"note": "said"}\n\n', is_last=False)
+            request.is_stream_cut = is_cut
+            request.sent(b"", is_last=True)
+            request.end()
+
+        asyncio.run(main())
+        (record,) = guarded.records
+        assert answer_of(record)["events"] == ["said"]
+        assert ("x-akto-truncated" in answer_of(record)) is is_cut
+
     @staticmethod
     def run(
         guarded: Guarded,
