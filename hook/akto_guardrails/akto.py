@@ -37,12 +37,14 @@ class Delivery(Enum):
 
     DELIVERED = "delivered"
     RETRY = "retry"
-    """Not taken now, as any other would not be (connection, 401, 429, 502 to 504); may be taken later.
+    """Not taken now, as any other would not be (no connection, 401, 429, 502 to 504); may be taken later.
 
     A 401 is one of these because a token expires, and the next start may send what is on disk with a new one.
     """
     DOUBTFUL = "doubtful"
-    """Not taken now, maybe for what is in it (time-out, nothing to publish it to, 500 and the like); may be later."""
+    """Not taken now, maybe for what is in it (time-out, a connection that broke, nothing to publish it to, 500 and the
+    like); may be later.
+    """
     UNFIT = "unfit"
     """Not taken for what is in it or for its size (413, 422, 500 for a long one); may be taken when it is cut."""
     REFUSED = "refused"
@@ -134,7 +136,10 @@ class AktoClient:
         try:
             seconds = max(self._timeout, _RECORD_SECONDS)
             status, answer = await self._server.post(self._record_target, body, seconds)
-        except TimeoutError:
+        except ConnectionRefusedError:
+            return Delivery.RETRY, None
+        except (TimeoutError, ConnectionError):
+            # A firewall that reads along breaks the connection for what is in a record, too.
             return Delivery.DOUBTFUL, None
         except OSError:
             return Delivery.RETRY, None

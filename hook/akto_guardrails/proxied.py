@@ -48,7 +48,7 @@ class Proxied:
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                     return await self._post(url, body)
         except aiohttp.ClientError as error:
-            if isinstance(error, OSError):
+            if isinstance(error, aiohttp.ClientConnectorError):
                 raise
             raise ConnectionError(type(error).__name__) from error
 

@@ -21,8 +21,10 @@ Send = Callable[[bytes], Awaitable[tuple[Delivery, int | None]]]
 
 _SENDERS: Final = 16
 _LOADED_AT_ONCE: Final = 64
-# A record is given up when Akto has taken others between this many failures that may be for what is in it.
+# A record is given up when Akto has taken others between this many failures that may be for what is in it, over so many
+# seconds: in a partial outage that fails nine of ten calls, whichever they are, one in eight would have the failures.
 _MOST_FAILURES: Final = 20
+_SECONDS_OF_FAILURES: Final = 600.0
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 5.0
 _LONGEST_PAUSE_AT_THE_END: Final = 0.5
@@ -277,14 +279,21 @@ class Recorder:
             self._counters.add("records_refused")
             self._refused.log("Akto refused a record with HTTP status %s", status)
             return True
-        if delivery is Delivery.DOUBTFUL and self._delivered > entry.delivered_before:
-            entry.failures += 1
-            entry.delivered_before = self._delivered
-        if entry.failures < _MOST_FAILURES:
-            self._counters.add("records_retried")
+        if delivery is Delivery.DOUBTFUL and self._is_hopeless(entry):
+            self._lose(1, "Akto takes others, but not this one")
+            return True
+        self._counters.add("records_retried")
+        return False
+
+    def _is_hopeless(self, entry: Entry) -> bool:
+        """Whether `entry`, which has failed once more, has failed for its content all this time."""
+        if self._delivered == entry.delivered_before:
             return False
-        self._lose(1, "Akto takes others, but not this one")
-        return True
+        entry.delivered_before = self._delivered
+        entry.failures += 1
+        if entry.failures == 1:
+            entry.failing_since = self._clock()
+        return entry.failures >= _MOST_FAILURES and self._clock() >= entry.failing_since + _SECONDS_OF_FAILURES
 
     async def _sent(self, entry: Entry) -> tuple[Delivery, int | None]:
         """Sends `entry`, and once more what is left of it when it is cut, where Akto does not take it as it is."""

@@ -28,7 +28,8 @@ _times: Final = _rising_times()
 class Entry:
     """One record. `born`: when it was made, in nanoseconds. `file`: where it is stored, if it is.
 
-    `failures`: how often Akto took others, but not this one; `delivered_before`: how many it had taken the last time.
+    `failures`: how often Akto took others, but not this one; `failing_since`: when it did so first, by the clock of the
+    recorder; `delivered_before`: how many it had taken the last time.
     """
 
     body: bytes
@@ -37,6 +38,7 @@ class Entry:
     file: Path | None = None
     is_cut: bool = False
     failures: int = 0
+    failing_since: float = 0.0
     delivered_before: int = 0
     number: int = field(default_factory=_numbers.__next__)
 

@@ -300,6 +300,8 @@ def test_a_server_that_always_closes_is_called_twice_and_then_given_up() -> None
 
     assert check(handler).cause is Cause.CONNECTION
     assert calls == 2
+    assert record(handler) == (Delivery.DOUBTFUL, None)
+    assert calls == 4
 
 
 def test_an_answer_cut_short_is_a_connection_fault() -> None:
@@ -313,6 +315,7 @@ def test_an_answer_cut_short_is_a_connection_fault() -> None:
         return response
 
     assert check(handler).cause is Cause.CONNECTION
+    assert record(handler) == (Delivery.DOUBTFUL, None)
 
 
 @pytest.mark.parametrize(
@@ -493,6 +496,25 @@ class TestProxy:
             "http://akto.invalid", lambda proxy: {"HTTP_PROXY": f"http://{proxy}", "NO_PROXY": "localhost,10.0.0.1"}
         )
         assert len(seen) == 1
+
+    def test_a_record_whose_connection_breaks_may_have_broken_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def handler(request: web.BaseRequest) -> web.Response:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+        async def recorded() -> tuple[Delivery, int | None]:
+            async with calling("http://akto.invalid") as client:
+                return await client.record(b"{}")
+
+        async def main() -> None:
+            async with serving(handler) as url:
+                monkeypatch.setenv("HTTP_PROXY", url)
+                assert await recorded() == (Delivery.DOUBTFUL, None)
+            monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+            assert await recorded() == (Delivery.RETRY, None)
+
+        asyncio.run(main())
 
     def test_a_proxy_for_the_other_scheme_is_not_used(self) -> None:
         verdict, seen = self.check_through("http://akto.invalid", lambda proxy: {"HTTPS_PROXY": f"http://{proxy}"})
