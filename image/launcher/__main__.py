@@ -11,9 +11,10 @@ from typing import Final, NoReturn
 from akto_guardrails.problem import Problem, report
 from akto_guardrails.settings import Settings
 from launcher.arguments import Arguments, parse
-from launcher.config import CALLBACK, write_private
+from launcher.config import CALLBACK
 from launcher.notices import notices_of
 from launcher.preflight import NotReady, Plan, check, load_dot_env
+from launcher.private_copy import write_private
 from launcher.probe import Access, ask, problem_of
 
 EX_CONFIG: Final = 78

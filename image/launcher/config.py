@@ -1,4 +1,4 @@
-"""The operator's LiteLLM config: read, flattened, with the callback injected, written to a private copy.
+"""The operator's LiteLLM config: read, flattened, with the callback injected.
 
 The mounted files are never written. How LiteLLM reads them (version 1.106.2): `include` lists are merged at the top
 level, lists extended and everything else replaced by the included file, so that an included `litellm_settings`
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,7 @@ _DOCUMENTED_CALLBACK: Final = "custom_hooks.proxy_handler_instance"
 _DOCUMENTED_FILE: Final = "custom_hooks.py"
 _REFERENCE: Final = "os.environ/"
 _AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
-_GUARD_PACKAGE, _, _GUARD_INSTANCE = CALLBACK.partition(".")
-_GUARD_FILE: Final = f"{_GUARD_PACKAGE}.py"
-# LiteLLM runs it as a module of its own, unknown to `import`, which finds the package: the same instance, then.
-_GUARD_MODULE: Final = f"from {_GUARD_PACKAGE} import {_GUARD_INSTANCE}\n"
+GUARD_FILE: Final = f"{CALLBACK.partition('.')[0]}.py"
 
 
 class ConfigError(Exception):
@@ -78,27 +74,11 @@ def injected(source: Source) -> dict[str, Any]:
     return {**source.content, "litellm_settings": {**settings, "callbacks": [CALLBACK, *others]}}
 
 
-def write_private(config: Mapping[str, Any], source: Source, directory: Path) -> Path:
-    """Writes `config` into a new private directory below `directory` and gives the path of the copy.
-
-    LiteLLM looks for Python callbacks, custom_auth modules and the like beside its config, so what lies beside the
-    operator's is linked beside the copy. Older releases (1.83) look nowhere else, so the guard needs a file there too.
-    """
-    private = Path(tempfile.mkdtemp(prefix="guarded-litellm-", dir=directory))
-    copy = private / "config.yaml"
-    with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        yaml.safe_dump(dict(config), file, sort_keys=False, allow_unicode=True)
-    (private / _GUARD_FILE).write_text(_GUARD_MODULE, encoding="utf-8")
-    if source.path is not None:
-        _link_siblings(source.path, private)
-    return copy
-
-
 def shadows_the_guard(source: Source) -> Path | None:
     """A module beside the config that LiteLLM would load in place of the guard's own package."""
     if source.path is None:
         return None
-    shadow = source.path.parent / _GUARD_FILE
+    shadow = source.path.parent / GUARD_FILE
     return shadow if shadow.exists() else None
 
 
@@ -224,17 +204,3 @@ def _is_guard(callback: object, source: Source) -> bool:
         return True
     except OSError:
         return False
-
-
-def _link_siblings(config: Path, directory: Path) -> None:
-    try:
-        siblings = list(config.absolute().parent.iterdir())
-    except PermissionError:
-        # A directory that may be entered but not listed: nothing beside the config can be found there.
-        siblings = []
-    for sibling in siblings:
-        # Names with two dots are the way in which Kubernetes mounts the others.
-        is_no_file_of_the_operators = sibling.name.startswith("..") or sibling.name == "__pycache__"
-        if is_no_file_of_the_operators or sibling.stem == _GUARD_PACKAGE or sibling.name == "config.yaml":
-            continue
-        (directory / sibling.name).symlink_to(sibling)

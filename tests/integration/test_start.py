@@ -140,6 +140,8 @@ def test_litellm_is_pid_1_and_stops_cleanly_and_starts_again(start_proxy: Any, a
     container.start()
     proxy.wait_until_ready("/health/readiness", 120)
     assert proxy.chat("please zebra-block").status_code == 403
+    copies = container.exec_run(["sh", "-c", "ls -d /tmp/*guarded-litellm-config-*"]).output.decode().split()
+    assert len(copies) == 1, "the first start's copy of the config is gone"
 
 
 TOKEN_IN_COMMAND = proxy_environment()["AKTO_API_TOKEN"].encode()

@@ -1,18 +1,15 @@
-"""The operator's config: read, flattened, with the callback injected, written to a private copy."""
+"""The operator's config: read, flattened, with the callback injected."""
 
 from __future__ import annotations
 
 import os
-import runpy
-import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import akto_guardrails
-from launcher.config import CALLBACK, ConfigError, Source, injected, read, shadows_the_guard, write_private
+from launcher.config import CALLBACK, ConfigError, Source, injected, read, shadows_the_guard
 
 DOCUMENTED = "custom_hooks.proxy_handler_instance"
 AKTOS_FILE = "import httpx\n\n\nclass GuardrailsHandler(CustomLogger):\n    pass\n"
@@ -23,14 +20,6 @@ OWN_FILE = "class MyLogger(CustomLogger):\n    pass  # not a GuardrailsHandler\n
 def mounted(tmp_path: Path) -> Path:
     """The directory the operator mounts."""
     directory = tmp_path / "mounted"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def private(tmp_path: Path) -> Path:
-    """The directory private copies are made in."""
-    directory = tmp_path / "private"
     directory.mkdir()
     return directory
 
@@ -195,10 +184,10 @@ class TestInclude:
         source = read(config_file(mounted, "include: [b.yaml, b.yaml]\nmodel_list: [a]\n"))
         assert source.content == {"model_list": ["a", "b"]}
 
-    def test_the_copy_includes_nothing_any_more(self, mounted: Path, private: Path) -> None:
+    def test_the_outcome_includes_nothing_any_more(self, mounted: Path) -> None:
         config_file(mounted, "model_list: [b]\n", "more.yaml")
         source = read(config_file(mounted, "include: [more.yaml]\nmodel_list: [a]\n"))
-        assert "include" not in yaml.safe_load(write_private(injected(source), source, private).read_text())
+        assert "include" not in injected(source)
 
     @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}\n"])
     def test_an_included_file_may_be_empty(self, mounted: Path, text: str) -> None:
@@ -302,126 +291,6 @@ class TestUnreadable:
     def test_the_cause_of_an_error_is_not_shown_with_it(self, mounted: Path) -> None:
         error = error_of(config_file(mounted, "key: [sk-hunter2\n"))
         assert error.__suppress_context__
-
-
-class TestPrivateCopy:
-    """What LiteLLM is pointed at."""
-
-    def test_only_this_user_can_read_it_whatever_the_umask(self, private: Path) -> None:
-        before = os.umask(0)
-        try:
-            copy = write_private({"a": 1}, Source(None, {}), private)
-        finally:
-            os.umask(before)
-        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
-        assert copy.parent.parent == private
-
-    def test_references_to_the_environment_are_kept_as_they_are(
-        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-secret")
-        source = read(config_file(mounted, "general_settings:\n  master_key: os.environ/LITELLM_MASTER_KEY\n"))
-        text = write_private(injected(source), source, private).read_text()
-        assert "master_key: os.environ/LITELLM_MASTER_KEY" in text
-        assert "sk-secret" not in text
-
-    def test_every_value_keeps_its_type_and_its_text(self, mounted: Path, private: Path) -> None:
-        text = """
-model_list: &models
-  - {version: "1.10", api_version: "2024-02-01", date: 2024-02-01, on: off, yes: "yes", code: "0123", octal: 0o17}
-again: *models
-null_text: "null"
-nothing: ~
-number: 1.0
-big: 123456789012345678901234567890
-other scripts: "Gr\u00fc\u00df Gott \u641c\u7d22 \U0001f600"
-lines: |
-  one
-    two: three
-
-long: "%s"
-colon: "a: b # c"
-""" % ("word " * 60)
-        source = read(config_file(mounted, text))
-        copy = write_private(source.content, source, private)
-        assert yaml.safe_load(copy.read_text(encoding="utf-8")) == yaml.safe_load(text)
-
-    def test_keys_keep_their_order(self, private: Path) -> None:
-        copy = write_private({"z": 1, "a": 2, "m": 3}, Source(None, {}), private)
-        assert list(yaml.safe_load(copy.read_text())) == ["z", "a", "m"]
-
-    def test_the_mounted_files_are_not_touched(self, mounted: Path, private: Path) -> None:
-        path = config_file(mounted, "model_list: []  # kept\n")
-        source = read(path)
-        write_private(injected(source), source, private)
-        assert path.read_text() == "model_list: []  # kept\n"
-        assert sorted(each.name for each in mounted.iterdir()) == ["config.yaml"]
-
-    def test_what_lies_beside_the_config_lies_beside_the_copy(self, mounted: Path, private: Path) -> None:
-        (mounted / "my_auth.py").write_text("async def auth(): ...\n")
-        config_file(mounted, "x = 1\n", "callbacks/logger.py")
-        source = read(config_file(mounted))
-        beside = write_private(injected(source), source, private).parent
-        assert (beside / "my_auth.py").read_text() == "async def auth(): ...\n"
-        assert (beside / "callbacks" / "logger.py").read_text() == "x = 1\n"
-
-    def test_a_relative_path_is_linked_as_well(
-        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (mounted / "my_auth.py").write_text("a = 1\n")
-        config_file(mounted)
-        monkeypatch.chdir(mounted)
-        source = read(Path("config.yaml"))
-        copy = write_private(injected(source), source, private)
-        monkeypatch.chdir("/")
-        assert (copy.parent / "my_auth.py").read_text() == "a = 1\n"
-
-    def test_files_as_kubernetes_mounts_them_are_linked(self, mounted: Path, private: Path) -> None:
-        config_file(mounted, "model_list: []\n", "..2026_01_01/config.yaml")
-        config_file(mounted, "a = 1\n", "..2026_01_01/my_auth.py")
-        (mounted / "..data").symlink_to("..2026_01_01")
-        (mounted / "config.yaml").symlink_to("..data/config.yaml")
-        (mounted / "my_auth.py").symlink_to("..data/my_auth.py")
-        source = read(mounted / "config.yaml")
-        beside = write_private(injected(source), source, private).parent
-        assert (beside / "my_auth.py").read_text() == "a = 1\n"
-
-    def test_the_copy_is_the_only_config_and_nothing_shadows_the_guard(self, mounted: Path, private: Path) -> None:
-        for name in ("akto_guardrails.py", ".hidden", "__pycache__/x.pyc", "config.yaml", "other.py"):
-            config_file(mounted, "model_list: [shadow]\n", name)
-        source = read(config_file(mounted, "model_list: [ours]\n", "proxy.yaml"))
-        copy = write_private(injected(source), source, private)
-        assert not copy.is_symlink()
-        assert yaml.safe_load(copy.read_text())["model_list"] == ["ours"]
-        beside = {each.name: each for each in copy.parent.iterdir()}
-        assert sorted(beside) == [".hidden", "akto_guardrails.py", "config.yaml", "other.py", "proxy.yaml"]
-        assert "shadow" not in beside["akto_guardrails.py"].read_text()
-
-    @pytest.mark.parametrize("with_a_file", [True, False])
-    def test_the_guard_beside_the_copy_is_the_very_one_of_its_package(
-        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch, with_a_file: bool
-    ) -> None:
-        """LiteLLM 1.83 runs a file of this name beside the config, and imports no package."""
-        source = read(config_file(mounted)) if with_a_file else Source(None, {})
-        beside = write_private(injected(source), source, private).parent / "akto_guardrails.py"
-        guard = object()
-        monkeypatch.setitem(vars(akto_guardrails), "proxy_handler_instance", guard)
-        assert runpy.run_path(str(beside))["proxy_handler_instance"] is guard
-
-    def test_a_directory_that_may_not_be_listed_has_nothing_to_link(
-        self, mounted: Path, private: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refused(_: Path) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        source = read(config_file(mounted))
-        monkeypatch.setattr(Path, "iterdir", refused)  # root may list every directory
-        assert write_private(injected(source), source, private).exists()
-
-    def test_every_copy_has_a_directory_of_its_own(self, private: Path) -> None:
-        copies = {write_private({"a": 1}, Source(None, {}), private).parent for _ in range(3)}
-        assert len(copies) == 3
 
 
 def test_a_module_that_would_shadow_the_guard_is_named(mounted: Path) -> None:
