@@ -72,7 +72,7 @@ class Recorder:
         self._refused = RateLimited(_log, logging.ERROR)
         self._trouble = RateLimited(_log, logging.WARNING)
         counters.add_level("record_queue_entries", lambda: len(self._waiting))
-        counters.add_level("record_queue_bytes", lambda: self._waiting.bytes)
+        counters.add_level("record_queue_bytes", lambda: self.queued_bytes)
 
     def start(self) -> None:
         """Begins to send what earlier workers left on disk. Must be called on the event loop."""
@@ -81,6 +81,11 @@ class Recorder:
             if len(self._spool):
                 _log.info("%d records of an earlier run are on disk, and are sent now", len(self._spool))
             self._wake()
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits in memory."""
+        return self._waiting.bytes
 
     def put(self, record: bytes, session: str | None = None) -> None:
         """Queues one envelope. Must be called on the event loop; returns at once."""

@@ -109,7 +109,7 @@ class Records:
             record_id=uuid.uuid4().hex,
         )
         self._recorder.put(body, identity.headers.get(SESSION))
-        self._memory.used(len(body))
+        self._memory.used(self._recorder.queued_bytes)
 
 
 def at_mcp_server(identity: Identity, server: str, path: str) -> Identity:
