@@ -22,6 +22,8 @@ CALLBACK: Final = "akto_guardrails.proxy_handler_instance"
 _DOCUMENTED_CALLBACK: Final = "custom_hooks.proxy_handler_instance"
 _DOCUMENTED_FILE: Final = "custom_hooks.py"
 _REFERENCE: Final = "os.environ/"
+# LiteLLM makes the first of the second and others.
+_DATABASE_NAMES: Final = ("DATABASE_URL", "DATABASE_HOST")
 _AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
 GUARD_FILE: Final = f"{CALLBACK.partition('.')[0]}.py"
 
@@ -64,14 +66,27 @@ def read(path: Path) -> Source:
 
 
 def injected(source: Source) -> dict[str, Any]:
-    """The config with exactly one guard, first among the callbacks; raises `ConfigError`."""
+    """The config with exactly one guard, first among the callbacks; raises `ConfigError`.
+
+    Where the callbacks may be kept in a database, and the file has none, it gets none: LiteLLM would take that for the
+    operator's word, and no longer read those in the database (seen on 1.106.2). A worker adds the guard itself.
+    """
     settings = source.content.get("litellm_settings")
     if settings is None:
         settings = {}
     if not isinstance(settings, dict):
         raise ConfigError(f"litellm_settings in {source.path} is not a mapping.", "Give it keys and values, or none.")
+    if "callbacks" not in settings and _has_database(source.content):
+        return dict(source.content)
     others = [callback for callback in _callbacks(settings, source) if not _is_guard(callback, source)]
     return {**source.content, "litellm_settings": {**settings, "callbacks": [CALLBACK, *others]}}
+
+
+def _has_database(content: Mapping[str, Any]) -> bool:
+    settings = content.get("general_settings")
+    if isinstance(settings, dict) and settings.get("database_url"):
+        return True
+    return any(os.environ.get(name) for name in _DATABASE_NAMES)
 
 
 def shadows_the_guard(source: Source) -> Path | None:

@@ -32,6 +32,13 @@ def config_file(directory: Path, text: str = "model_list: []\n", name: str = "co
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment of the tests says."""
+    for name in ("DATABASE_URL", "DATABASE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def callbacks_of(path: Path) -> list[Any]:
     """The callbacks LiteLLM gets for the config at `path`."""
     return injected(read(path))["litellm_settings"]["callbacks"]
@@ -299,3 +306,25 @@ def test_a_module_that_would_shadow_the_guard_is_named(mounted: Path) -> None:
     (mounted / "akto_guardrails.py").write_text("")
     assert shadows_the_guard(source) == mounted / "akto_guardrails.py"
     assert shadows_the_guard(Source(None, {})) is None
+
+
+class TestDatabase:
+    """Callbacks that the file does not have may be in the database: LiteLLM takes from it what the file leaves open."""
+
+    @pytest.fixture(params=["DATABASE_URL", "DATABASE_HOST", "config"])
+    def settings(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A config that has a database."""
+        if request.param == "config":
+            return "general_settings: {database_url: os.environ/MY_DATABASE}\n"
+        monkeypatch.setenv(request.param, "db")
+        return "general_settings: {}\n"
+
+    @pytest.mark.parametrize("more", ["", "litellm_settings: {drop_params: true}\n"])
+    def test_they_are_left_open(self, mounted: Path, settings: str, more: str) -> None:
+        source = read(config_file(mounted, settings + more))
+        assert injected(source) == source.content
+
+    @pytest.mark.parametrize("value", ["[otel]", "[]", "", "otel"])
+    def test_a_file_that_has_them_gets_the_guard(self, mounted: Path, settings: str, value: str) -> None:
+        path = config_file(mounted, f"{settings}litellm_settings:\n  callbacks: {value}\n")
+        assert callbacks_of(path) == [CALLBACK, *(["otel"] if "otel" in value else [])]
