@@ -22,12 +22,12 @@ _LONGEST_STREAM: Final = 4 * 1024 * 1024
 class ClientRequest:
     """One request, or one WebSocket connection, as it came in.
 
-    `path` is without the root path, the names in `headers` are in lower case. `has_guarded_turns`: every message on
-    the connection is checked before LiteLLM reads it. `refused`: what the second gate raised for the request.
-    `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application
-    raised an exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: the bytes
-    of a streamed answer, about 4 MiB at most, where the guard has put an empty one for them; `is_stream_cut`: there
-    were more.
+    `path` is without the root path and control characters, the names in `headers` are in lower case.
+    `has_guarded_turns`: every message on the connection is checked before LiteLLM reads it. `refused`: what the second
+    gate raised for the request. `status`: of the answer, once it has begun; `is_answered`: it was sent to its end.
+    `has_failed`: the application raised an exception. `outcome`: what the guard made of it, None when there was nothing
+    to check. `stream`: the bytes of a streamed answer, about 4 MiB at most, where the guard has put an empty one for
+    them; `is_stream_cut`: there were more.
     """
 
     is_websocket: bool
@@ -110,6 +110,11 @@ def note_outcome(outcome: Outcome) -> None:
         request.note(outcome)
 
 
+def _plain(path: str) -> str:
+    """`path` without control characters: Starlette finds the route of one that ends in a line feed as well."""
+    return path if path.isprintable() else "".join(filter(str.isprintable, path))
+
+
 def note_request(scope: Mapping[str, Any]) -> ClientRequest:
     """Makes the request in an ASGI `scope` of type http or websocket the current one, and gives it."""
     client = scope.get("client")
@@ -121,7 +126,7 @@ def note_request(scope: Mapping[str, Any]) -> ClientRequest:
     request = ClientRequest(
         is_websocket=scope["type"] == "websocket",
         method=scope.get("method", "GET"),
-        path=path or "/",
+        path=_plain(path) or "/",
         headers=headers,
         address=client[0] if client else "",
     )

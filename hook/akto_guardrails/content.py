@@ -113,7 +113,7 @@ def content_of(data: Mapping[str, Any], *, passed_through: bool = False) -> dict
     the client's body itself, as on LiteLLM's pass-through routes.
     """
     content: dict[str, Any] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
-    further = _further_keys(data, data, _KNOWN_IN_A_BODY) if passed_through else _further_keys(data, _client_body(data))
+    further = _further_keys(data, data if passed_through else _client_body(data), passed_through=passed_through)
     keys = (*TEXT_KEYS, *further)
     text = {key: without_credentials(key, data[key]) for key in keys if data.get(key) is not None}
     if not text:
@@ -122,9 +122,10 @@ def content_of(data: Mapping[str, Any], *, passed_through: bool = False) -> dict
     return content
 
 
-def _further_keys(data: Mapping[str, Any], body: Mapping[str, Any], known: frozenset[str] = _KNOWN) -> Iterator[str]:
+def _further_keys(data: Mapping[str, Any], body: Mapping[str, Any], *, passed_through: bool) -> Iterator[str]:
+    known = _KNOWN_IN_A_BODY if passed_through else _KNOWN
     unknown = (key for key in body if key not in known and isinstance(data.get(key), (str, list, dict)))
-    return (key for key in unknown if not is_credential(key, data[key]))
+    return (key for key in unknown if not is_credential(key, data[key], passed_through=passed_through))
 
 
 def _client_body(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -90,8 +90,8 @@ _PASSED_THROUGH: Final = frozenset({PASS_THROUGH, ROUTED_PASS_THROUGH})
 _NOT_IN_BATCHES: Final = _PASSED_THROUGH | {"acreate_file", MCP_CALL}
 # What LiteLLM puts into its dictionary of a request. In a record of a batch file only the client can have done so.
 _LITELLMS_OWN: Final = frozenset({"litellm_logging_obj", "proxy_server_request"})
-# Pass-through routes on which LiteLLM signs the body before it asks the hooks: a mask would not be sent.
-_SIGNED: Final = "/bedrock"
+# Pass-through routes whose body LiteLLM reads, or signs, before it asks the hooks: a mask would not be sent (1.106.2).
+_SENT_AS_READ: Final = ("/azure_speech", "/bedrock", "/comprehendmedical", "/transcribe")
 
 _log: Final = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class Guard:
         # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
         if request is None or call_type in (MCP_CALL, MCP_LIST):
             return
-        if request.path == "/health" or request.path.startswith("/health/"):
+        if request.method == "GET" and (request.path == "/health" or request.path.startswith("/health/")):
             return
         if request.is_websocket and request.has_guarded_turns:
             return
@@ -376,8 +376,8 @@ class Guard:
             refusal = self._refusal_of(judgement, exchange, _TOO_LARGE)
             if refusal is not None:
                 self._refuse(exchange, refusal)
-            if judgement.changes and exchange.identity.route.startswith(_SIGNED):
-                raise UnmappableMask("LiteLLM sends the body of this route as it was signed")
+            if judgement.changes and _is_sent_as_read():
+                raise UnmappableMask("LiteLLM sends the body of this route as it was before the check")
             apply_mask(subject.target, subject.content, judgement.changes)
             if judgement.changes and subject.hand_back is not None:
                 subject.hand_back(subject.target)
@@ -594,6 +594,11 @@ def _may_carry_text(call_type: str) -> bool:
     return call_type not in _ADMINISTRATION and (call_type == PASS_THROUGH or not is_bodiless)
 
 
+def _is_sent_as_read() -> bool:
+    request = current_request()
+    return request is not None and request.path.startswith(_SENT_AS_READ)
+
+
 def _status_at_end(request: ClientRequest) -> int:
     """The status of a request that has ended, by what was sent of its answer."""
     if request.has_failed and not request.is_answered:
@@ -607,7 +612,7 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
     Entries of LiteLLM's names prove nothing: the client may have written those, too, though no object of Python's.
     """
     request = current_request()
-    is_upload = request is not None and request.path.endswith("/files") and call_type not in _NOT_IN_BATCHES
+    is_upload = request is not None and request.path.rstrip("/").endswith("/files") and call_type not in _NOT_IN_BATCHES
     written = data.get("litellm_logging_obj")
     return is_upload and (written is None or isinstance(written, (str, int, float, list, dict)))
 

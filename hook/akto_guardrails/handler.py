@@ -72,6 +72,7 @@ class GuardrailsHandler(CustomLogger):
         self._reporter = reporter
         self._shown = ShownByLiteLLM(GUARDRAIL_NAME)
         self._mode = "blocking" if settings.sync_mode else "watching"
+        self.may_refuse = settings.sync_mode
         # Releases before 1.100 do not know the attribute above.
         guard.is_shown_batches = hasattr(CustomLogger, "enforces_request_content")
         self._flush_seconds = settings.shutdown_flush_seconds

@@ -52,14 +52,15 @@ def is_credential_name(name: object) -> bool:
     return isinstance(name, str) and _CREDENTIAL_NAME.fullmatch(name) is not None
 
 
-def is_credential(name: object, value: object) -> bool:
+def is_credential(name: object, value: object, *, passed_through: bool = False) -> bool:
     """Whether a parameter is a credential by its name and not by its name alone: no credential is a sentence.
 
-    Nor is an object or a list with a sentence in it, but for those that are made to hold credentials.
+    Nor is an object or a list with a sentence in it, but for those that are made to hold credentials. LiteLLM has such
+    parameters; in a body that is `passed_through` they are the provider's, and no LiteLLM takes them out.
     """
     if not is_credential_name(name) or name in TEMPLATE_PARTS:
         return False
-    is_holder = isinstance(value, dict) and _HOLDER_NAME.fullmatch(str(name)) is not None
+    is_holder = isinstance(value, dict) and not passed_through and _HOLDER_NAME.fullmatch(str(name)) is not None
     return is_holder or _holds_no_sentence(value)
 
 

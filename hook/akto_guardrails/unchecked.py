@@ -22,7 +22,7 @@ _HTTP: Final = (
     (
         TOKEN_COUNTING,
         re.compile(
-            r"(?:/v1)?/messages/count_tokens|(?:/openai)?(?:/v1)?/responses/input_tokens"
+            r"(?:/claude_code_gateway)?(?:/v1)?/messages/count_tokens|(?:/openai)?(?:/v1)?/responses/input_tokens"
             r"|(?:/v1beta)?/models/.*:countTokens|/utils/token_counter"
         ),
     ),
@@ -38,7 +38,6 @@ _MCP_METHODS: Final = frozenset({"completion/complete", "prompts/get", "resource
 @functools.lru_cache(maxsize=256)
 def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | None:
     """The family of unchecked routes that a request with this method and path belongs to; None when it is checked."""
-    path = _plain(path)
     if is_websocket:
         if _CHECKED_SOCKETS.fullmatch(path):
             return None
@@ -51,14 +50,9 @@ def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | Non
 @functools.lru_cache(maxsize=256)
 def is_mcp_endpoint(method: str, path: str) -> bool:
     """Whether a request carries MCP messages, whose methods are in its body."""
-    return method == "POST" and _MCP_PATH.fullmatch(_plain(path)) is not None
+    return method == "POST" and _MCP_PATH.fullmatch(path) is not None
 
 
 def is_unchecked_mcp_method(name: object) -> bool:
     """Whether the MCP method called `name` carries content that no hook is shown."""
     return isinstance(name, str) and name in _MCP_METHODS
-
-
-def _plain(path: str) -> str:
-    """`path` without control characters: Starlette finds the route of one that ends in a line feed as well."""
-    return path if path.isprintable() else "".join(filter(str.isprintable, path))

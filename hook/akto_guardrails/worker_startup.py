@@ -16,6 +16,8 @@ from typing import Any, Final
 from akto_guardrails.asgi import guarded_application
 from akto_guardrails.log import log_as
 
+# Imported by the proxy's own module.
+_BATCH_FILES: Final = "litellm.proxy.openai_files_endpoints.files_endpoints"
 _GUARD_CLASS: Final = "GuardrailsHandler"
 # For LiteLLM's own log events, from which some records are made.
 _LOG_EVENT_SECONDS: Final = 2.0
@@ -30,10 +32,11 @@ class NotGuarded(RuntimeError):
 def ensure_guarded() -> None:
     """Registers the guard in this worker, whatever the config says, and closes it when the worker stops.
 
-    Three things of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event`, which runs once in each worker,
+    Four things of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event`, which runs once in each worker,
     after the config was loaded or not and before callbacks are put to use; `proxy_server.proxy_shutdown_event`, which
-    runs on the live event loop after open requests have drained (no hook of a callback is called then); and the
-    application itself. Raises `SettingsError` or `NotGuarded`, on which LiteLLM does not start the worker.
+    runs on the live event loop after open requests have drained (no hook of a callback is called then); what reads
+    batch files for the hooks (`batch_lines.py`); and the application itself. Raises `SettingsError` or `NotGuarded`, on
+    which LiteLLM does not start the worker.
     """
     if _is_collector():
         return
@@ -62,7 +65,17 @@ def ensure_guarded() -> None:
         raise NotGuarded("this LiteLLM release has no ProxyLogging.startup_event: the guard cannot be ensured")
     proxy_logging.startup_event = _preceded_by(before_callbacks_are_used, proxy_logging.startup_event)
     _put_layer_around(proxy_server.app, guard.admits)
+    if guard.may_refuse:
+        _have_batch_lines_whole(sys.modules.get(_BATCH_FILES))
     proxy_server.proxy_shutdown_event = _followed_by(close, proxy_server.proxy_shutdown_event)
+
+
+def _have_batch_lines_whole(batch_files: Any) -> None:
+    # Releases before 1.100 show no hook what is in such files.
+    if hasattr(batch_files, "scan_batch_input_file"):
+        from akto_guardrails.batch_lines import whole_lines_alone
+
+        batch_files.scan_batch_input_file = whole_lines_alone(batch_files.scan_batch_input_file)
 
 
 def _put_layer_around(app: Any, admits: Callable[[str], bool]) -> None:

@@ -81,6 +81,12 @@ def test_names_switches_and_credentials_of_the_body_are_not_text(body: dict[str,
     assert content.keys() == {"messages"}
 
 
+@pytest.mark.parametrize("name", ["credentials", "headers", "vertex_credentials"])
+def test_in_a_body_that_is_passed_on_nothing_is_a_credential_by_its_name_alone(name: str) -> None:
+    assert content_of({name: {"note": "a whole sentence"}}, passed_through=True) == {name: {"note": "a whole sentence"}}
+    assert content_of({name: {"x-auth-token": "secret"}}, passed_through=True) is None
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -24,6 +24,7 @@ from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import LONGEST_STRING
 from akto_guardrails.exchange import OpenExchanges
+from akto_guardrails.freed_memory import FreedMemory
 from akto_guardrails.guard import Guard, Refusal
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 from unit.samples import CARD, MASKED_CARD, Key, LoggingObject, chat, settings
@@ -66,6 +67,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
+        self.queued_bytes = 0
         self.flushed = False
         self.broken: Exception | None = None
 
@@ -557,6 +559,27 @@ class TestPassedThrough:
         assert [answer_of(record) for record in guarded.records] == [ANSWER]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/azure_speech/speech/recognition/x",
+        "/bedrock/model/m/converse",
+        "/comprehendmedical/DetectEntitiesV2",
+        "/transcribe/StartTranscriptionJob",
+    ],
+)
+def test_a_mask_blocks_where_litellm_sends_the_body_as_it_was_before(path: str) -> None:
+    guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+
+    async def main() -> None:
+        came_in(path)
+        await guarded.guard.check_request({"Text": CARD}, Key(), "pass_through_endpoint")
+
+    with pytest.raises(Refusal) as caught:
+        asyncio.run(main())
+    assert caught.value.status == 403
+
+
 class TestSecondAttempt:
     """LiteLLM runs its hooks again for another model when a rate limit of its own refused the first."""
 
@@ -790,6 +813,17 @@ def test_closing_records_what_is_open_without_an_answer_and_counts_it() -> None:
     assert [content_of(record)["messages"][0]["content"] for record in guarded.records] == ["first", "second"]
     assert {(record["status"], record["responsePayload"]) for record in guarded.records} == {("499", None)}
     assert guarded.counters.snapshot()["exchanges_left_open"] == 2
+
+
+def test_all_records_that_wait_count_as_memory_that_will_be_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(FreedMemory, "used", lambda _, size: used.append(size))
+    guarded = Guarded()
+    guarded.recorder.queued_bytes = 1_000_000
+    data = marked(chat("hello"))
+    guarded.check(data)
+    guarded.finish(data)
+    assert used == [1_000_000]
 
 
 def came_in(path: str = "/v1/chat/completions", *, kind: str = "http", **entries: Any) -> ClientRequest:
@@ -1026,11 +1060,12 @@ class TestSecondGate:
         *attempts: dict[str, Any],
         path: str = "/v1/chat/completions",
         call_type: str = "acompletion",
+        method: str = "POST",
     ) -> Refusal | None:
         """The request `data`, if any hook sees it, and its attempts; gives the refusal that ends it."""
 
         async def main() -> Refusal | None:
-            came_in(path)
+            came_in(path, method=method)
             try:
                 if data is not None:
                     await guarded.guard.check_request(data, Key(), "acompletion")
@@ -1169,11 +1204,17 @@ class TestSecondGate:
         asyncio.run(main())
         assert guarded.client.checks == []
 
-    @pytest.mark.parametrize("path", ["/health", "/health/test_connection"])
+    @pytest.mark.parametrize("path", ["/health", "/health/latest"])
     def test_a_health_check_is_not_checked(self, path: str) -> None:
         guarded = Guarded(BLOCK)
-        assert self.run(guarded, None, chat("ping"), path=path) is None
+        assert self.run(guarded, None, chat("ping"), path=path, method="GET") is None
         assert guarded.client.checks == []
+
+    def test_a_test_of_a_connection_with_a_text_of_the_callers_is(self) -> None:
+        guarded = Guarded(BLOCK)
+        refusal = self.run(guarded, None, marked(chat("poison")), path="/health/test_connection")
+        assert refusal is not None
+        assert refusal.status == 403
 
     @pytest.mark.parametrize("call_type", ["call_mcp_tool", "list_mcp_tools"])
     def test_a_tool_call_had_its_hook_already(self, call_type: str) -> None:
@@ -1608,6 +1649,12 @@ class TestBatchRecords:
         with pytest.raises(Refusal):
             self.shown(guarded, {"messages": [{"role": "user", "content": "one"}]})
         assert [record["status"] for record in guarded.records] == ["403"]
+
+    @pytest.mark.parametrize("path", ["/v1/files\n", "/v1/files/", "/files\r\n/"])
+    def test_another_spelling_of_the_path_hides_nothing(self, path: str) -> None:
+        guarded = Guarded()
+        self.shown(guarded, {"input": "one", "text": {"format": {"description": "two"}}}, path=path)
+        assert content_of(guarded.client.checks[0])["text"] == {"format": {"description": "two"}}
 
     @pytest.mark.parametrize("name", ["proxy_server_request", "litellm_logging_obj"])
     @pytest.mark.parametrize("value", [{"headers": {"x-session-id": "another"}, "note": "two"}, "two", None])

@@ -50,6 +50,7 @@ class FakeProxy:
             "close": self.close,
             "admits": lambda _, family: True,
             "keep_alive_seconds": None,
+            "may_refuse": True,
         }
         self.guard = type("GuardrailsHandler", (), guard)()
         self.callbacks: list[object] = ["otel"]
