@@ -40,11 +40,12 @@ COPY --from=packed --chown=0:0 /tmp/packed /opt/akto
 COPY entrypoint.sh /opt/akto/entrypoint.sh
 
 # A place of its own on PYTHONPATH: importable whatever directory the config is in, and no volume hides it.
-# The startup hook guards workers that were started past the entrypoint. LiteLLM workers on a small machine take
-# longer to start than uvicorn's five seconds allow, and would be killed over and over.
+# The startup hook guards workers that were started past the entrypoint. LiteLLM workers on a small machine take longer to
+# start than uvicorn's five seconds allow, and would be killed (four on one core: two of them; eight with fifteen: none).
+# It waits as long for a worker that ends, before it starts another, so no longer than that.
 ENV PYTHONPATH=/opt/akto/hook.zip${PYTHONPATH:+:${PYTHONPATH}} \
     LITELLM_WORKER_STARTUP_HOOKS=akto_guardrails.worker_startup:ensure_guarded${LITELLM_WORKER_STARTUP_HOOKS:+,${LITELLM_WORKER_STARTUP_HOOKS}} \
-    TIMEOUT_WORKER_HEALTHCHECK=60
+    TIMEOUT_WORKER_HEALTHCHECK=15
 
 # Setting the entrypoint resets the base's command, so it is repeated.
 ENTRYPOINT ["/opt/akto/entrypoint.sh"]

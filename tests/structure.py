@@ -38,7 +38,7 @@ def environment(base: dict[str, Any]) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": ":".join(filter(None, found)),
         "LITELLM_WORKER_STARTUP_HOOKS": ",".join(filter(None, run)),
-        "TIMEOUT_WORKER_HEALTHCHECK": "60",
+        "TIMEOUT_WORKER_HEALTHCHECK": "15",
     }
 
 
