@@ -37,13 +37,13 @@ class Delivery(Enum):
 
     DELIVERED = "delivered"
     RETRY = "retry"
-    """Not taken now, as any other would not be (no connection, 401, 429, 502 to 504); may be taken later.
+    """Not taken now, as any other would not be (no connection, 401, 429, 503); may be taken later.
 
     A 401 is one of these because a token expires, and the next start may send what is on disk with a new one.
     """
     DOUBTFUL = "doubtful"
-    """Not taken now, maybe for what is in it (time-out, a connection that broke, nothing to publish it to, 500 and the
-    like); may be later.
+    """Not taken now, maybe for what is in it (time-out, a connection that broke, nothing to publish it to, 500, 502 and
+    the like); may be later.
     """
     UNFIT = "unfit"
     """Not taken for what is in it or for its size (413, 422, 500 for a long one); may be taken when it is cut."""
@@ -168,7 +168,7 @@ def _delivery(status: int, answer: bytes, length: int) -> Delivery:
         return Delivery.DOUBTFUL
     if status in (413, 422) or (status == 500 and length > _LONG_RECORD):
         return Delivery.UNFIT
-    if status == 401 or status in _OUTAGES:
+    if status in (401, 429, 503):
         return Delivery.RETRY
     return Delivery.DOUBTFUL if status >= 500 else Delivery.REFUSED
 

@@ -30,6 +30,8 @@ _ADDRESSES_SECONDS: Final = 10.0
 # A second address is tried beside the first when that takes longer (RFC 8305).
 _NEXT_ADDRESS_SECONDS: Final = 0.25
 _REQUEST_TIMEOUT: Final = 408
+# So that a handshake that takes too long is a time-out by the deadline itself.
+_AFTER_THE_DEADLINE: Final = 1.0
 
 
 class Direct:
@@ -105,7 +107,7 @@ class Direct:
 
     async def _new(self, loop: asyncio.AbstractEventLoop, deadline: float) -> HttpConnection:
         # In a context of its own: a connection would keep alive what is in that of the request it is opened for.
-        opening = loop.create_task(self._connected(loop), context=Context())
+        opening = loop.create_task(self._connected(loop, deadline), context=Context())
         try:
             async with asyncio.timeout_at(deadline):
                 return await opening
@@ -113,7 +115,7 @@ class Direct:
             opening.add_done_callback(_close)
             raise
 
-    async def _connected(self, loop: asyncio.AbstractEventLoop) -> HttpConnection:
+    async def _connected(self, loop: asyncio.AbstractEventLoop, deadline: float) -> HttpConnection:
         addresses = await self._addresses(loop)
         first = next(self._numbers) % len(addresses)
         connected = await start_connection(
@@ -127,6 +129,8 @@ class Direct:
                 sock=connected,
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
+                # Until then uvloop (0.23) keeps a connection in memory that was given up while it was opened.
+                ssl_handshake_timeout=deadline - loop.time() + _AFTER_THE_DEADLINE if self._tls else None,
             )
         except BaseException:  # passed on
             if connection.has_socket:

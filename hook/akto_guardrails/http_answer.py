@@ -16,6 +16,8 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
+_LEAST_ERROR: Final = 400
+_MOST_INTERIM: Final = 16
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -35,6 +37,7 @@ class HttpAnswer:
         self._unread = bytearray()
         self._body = bytearray()
         self._left = 0
+        self._interim = 0
         # Reads on, and gives whether it could; None once the answer is whole.
         self._step: Callable[[], bool] | None = self._read_head
         self.status = 0
@@ -57,8 +60,12 @@ class HttpAnswer:
         return self._step is None
 
     def end(self, *, is_broken: bool = False) -> None:
-        """The connection has ended, or broken. Raises `BadAnswer` when the answer was to go on."""
-        if self._step is not None and (is_broken or self._step != self._read_to_the_end):
+        """The connection has ended, or broken. Raises `BadAnswer` when the answer was to go on.
+
+        Whoever refuses a request that is still on its way, and closes, breaks the connection for what he says as well.
+        """
+        is_refusal = self.status >= _LEAST_ERROR
+        if self._step is not None and (self._step != self._read_to_the_end or (is_broken and not is_refusal)):
             raise BadAnswer("the connection ended in the middle of an answer")
 
     def _read_head(self) -> bool:
@@ -75,8 +82,10 @@ class HttpAnswer:
         self.status = int(status_line[2])
         if self.status >= 200:
             self._step = self._body_reader(_headers(lines), is_1_0=status_line[1] == b"0")
-        elif self.status == 101:
-            raise BadAnswer("another protocol was not asked for")
+            return True
+        self._interim += 1
+        if self.status == 101 or self._interim > _MOST_INTERIM:
+            raise BadAnswer("another protocol, or no end of interim answers")
         return True
 
     def _body_reader(self, headers: dict[bytes, bytes], *, is_1_0: bool) -> Callable[[], bool] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from collections.abc import Callable
 from contextvars import Context
@@ -112,6 +113,16 @@ class HttpConnection(asyncio.Protocol):
             self._fail(error)
             return
         if is_whole and not self._whole.done():
+            self._whole.set_result(None)
+
+    def eof_received(self) -> None:
+        """asyncio's word that the server has said all it will; the end of the request may never be read then."""
+        if self._whole is None or self._whole.done() or not self._answer.has_begun:
+            return
+        # What is missing then, `connection_lost` says.
+        with contextlib.suppress(BadAnswer):
+            self._answer.end()
+            self._is_retired = True
             self._whole.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -328,7 +328,7 @@ def test_an_answer_cut_short_is_a_connection_fault() -> None:
         (422, Delivery.UNFIT),
         (429, Delivery.RETRY),
         (500, Delivery.DOUBTFUL),
-        (502, Delivery.RETRY),
+        (502, Delivery.DOUBTFUL),
         (505, Delivery.DOUBTFUL),
         (503, Delivery.RETRY),
     ],

@@ -7,6 +7,7 @@ import gc
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvloop
 from yarl import URL
 
 from akto_guardrails import direct as direct_module
 from akto_guardrails.direct import Direct
-from akto_guardrails.http_connection import Disconnected
+from akto_guardrails.http_connection import Disconnected, HttpConnection
 from mock_llm.certificate import self_signed
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -257,6 +259,29 @@ def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("reads_on", [True, False])
+def test_a_refusal_that_ends_with_its_connection_counts_before_the_request_is_sent(reads_on: bool) -> None:
+    async def main() -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1_000)
+            writer.write(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\ntoo large")
+            if reads_on:
+                writer.write_eof()
+                await asyncio.sleep(1)
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
+        began = time.monotonic()
+        assert await direct.post("/", b"x" * 50_000_000, 5) == (413, b"too large")
+        assert time.monotonic() - began < 0.9
+        assert direct._idle == []
+        await direct.close()
+        server.close()
+
+    asyncio.run(main())
+
+
 @asynccontextmanager
 async def over_tls(serve: Exchange, directory: Path) -> AsyncIterator[Direct]:
     """Connections with TLS to a server that does `serve` with each."""
@@ -316,6 +341,29 @@ def test_a_call_that_is_given_up_as_its_tls_is_ready_leaves_the_socket_to_the_ev
             assert await direct.post("/", b"", 5) == (200, b"ok")
 
     asyncio.run(main())
+
+
+def test_calls_given_up_while_they_connect_with_tls_leave_nothing_behind() -> None:
+    """On uvloop, which is what LiteLLM serves on. Its timer for a handshake keeps all of the connection."""
+
+    async def give_up(direct: Direct, turns: int) -> None:
+        call = asyncio.create_task(direct.post("/", b"x", 0.3))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait((call,))
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=400) as silent:
+            direct = Direct(URL(f"https://127.0.0.1:{silent.getsockname()[1]}"), {}, most=1_000)
+            for turns in (*range(20),) * 15:
+                await give_up(direct, turns)
+            await asyncio.sleep(2)
+            gc.collect()
+            assert [each for each in gc.get_objects() if isinstance(each, HttpConnection)] == []
+            await direct.close()
+
+    uvloop.run(main())
 
 
 def test_a_retired_connection_finishes_what_it_has_begun() -> None:

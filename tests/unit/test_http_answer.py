@@ -119,6 +119,25 @@ def test_an_answer_that_breaks_off_has_no_end_without_a_length() -> None:
         read(OK + b"\r\nhi", is_broken=True)
 
 
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_a_refusal_counts_however_its_connection_ends(is_broken: bool) -> None:
+    """A server that closes without having read the whole request breaks the connection."""
+    answer = read(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\ntoo l", is_broken=is_broken)
+    assert (answer.status, answer.body, answer.is_reusable) == (413, b"too l", False)
+
+
+def test_a_refusal_whose_length_is_known_has_to_be_whole() -> None:
+    with pytest.raises(BadAnswer):
+        read(b"HTTP/1.1 413 Too Large\r\nContent-Length: 9\r\n\r\ntoo l", is_broken=True)
+
+
+def test_interim_answers_have_an_end() -> None:
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+    assert read(interim * 16 + OK + b"\r\nhi").body == b"hi"
+    with pytest.raises(BadAnswer):
+        read(interim * 17 + OK + b"\r\nhi")
+
+
 @pytest.mark.parametrize(
     "data",
     [
