@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from akto_guardrails.checker import Judgement
@@ -30,6 +31,11 @@ _ADVICE: Final = {
 }
 _LOUD: Final = (Cause.CREDENTIALS, Cause.INTERNAL)
 _NOT_ENFORCED: Final = "not enforced (SYNC_MODE=false)"
+# Of a value that is not the guard's own.
+_LONGEST_VALUE: Final = 200
+# What would make such a value look like further fields of a line: LiteLLM's JSON lines take over the keys of any
+# dictionary in a message, before the line's own.
+_LOOKALIKES: Final = str.maketrans({"{": "(", "}": ")", "|": "/", "=": ":"})
 
 _log: Final = logging.getLogger(__name__)
 
@@ -52,7 +58,7 @@ class Journal:
             outcome = _NOT_ENFORCED
         else:
             outcome = "refused" if cause is Cause.TOO_LARGE else self._settings.unreachable_fallback
-        advice = f"{_ADVICE[cause]} {detail}".rstrip()
+        advice = f"{_ADVICE[cause]} {_printable(detail)}".rstrip()
         about = "-" if exchange is None else _about(exchange)
         self._faults[cause].log("no verdict from Akto | %s | %s | %s | %s", cause.value, advice, outcome, about)
 
@@ -68,9 +74,9 @@ class Journal:
             "%s | %s | %s | %s",
             what,
             _about(exchange),
-            _printable(" ".join(f"{name}={text or '-'}" for name, text in details.items())),
+            " ".join(f"{name}={_printable(text) or '-'}" for name, text in details.items()),
             _took(judgement),
-            extra={"event": what, **_fields(exchange, judgement), **details},
+            extra={"event": what, **_fields(exchange, judgement), **_short(details)},
         )
 
     def violation_seen(self, exchange: Exchange, judgement: Judgement) -> None:
@@ -100,12 +106,18 @@ class Journal:
 
 def _about(exchange: Exchange) -> str:
     identity = exchange.identity
-    return _printable(f"call_id={identity.call_id} collection={identity.collection} route={identity.route}")
+    call_id, collection, route = map(_printable, (identity.call_id, identity.collection, identity.route))
+    return f"call_id={call_id} collection={collection} route={route}"
 
 
-def _printable(line: str) -> str:
-    """Call id and route are the client's words, a policy's name is Akto's: none of them may be able to forge a line."""
-    return "".join(character if character.isprintable() else "?" for character in line)
+def _printable(value: str) -> str:
+    """Call id and route are the client's words, a policy's name is Akto's: none of them may forge a line or a field."""
+    text = value[:_LONGEST_VALUE].translate(_LOOKALIKES)
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _short(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: text[:_LONGEST_VALUE] for name, text in fields.items()}
 
 
 def _took(judgement: Judgement) -> str:
@@ -115,9 +127,5 @@ def _took(judgement: Judgement) -> str:
 def _fields(exchange: Exchange, judgement: Judgement) -> dict[str, object]:
     """The same for logs in JSON."""
     identity = exchange.identity
-    return {
-        "call_id": identity.call_id,
-        "collection": identity.collection,
-        "route": identity.route,
-        "duration_ms": round(judgement.seconds * 1000, 1),
-    }
+    names = {"call_id": identity.call_id, "collection": identity.collection, "route": identity.route}
+    return {**_short(names), "duration_ms": round(judgement.seconds * 1000, 1)}

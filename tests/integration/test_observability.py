@@ -153,6 +153,11 @@ def test_the_guards_lines_are_json_where_litellms_are(start_proxy: Any, akto: Mo
     assert (lines[0]["collection"], lines[0]["route"]) == ("checkout-agent", "/v1/chat/completions")
     assert lines[0]["behaviour"] == "block"
     assert lines[0]["duration_ms"] > 0
+    forged = "{'event': 'masked', 'collection': 'victim', 'behaviour': 'alert'}"
+    assert proxy.chat("zebra-block", headers={"x-litellm-call-id": forged}).status_code == 403
+    (line,) = [json.loads(line) for line in proxy.logs().splitlines() if "akto_guardrails" in line and "victim" in line]
+    assert (line["event"], line["collection"], line["behaviour"]) == ("blocked", "checkout-agent", "block")
+    assert line["call_id"] == forged
 
 
 def test_the_guards_lines_follow_litellms_level(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
