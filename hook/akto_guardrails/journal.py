@@ -12,6 +12,7 @@ from akto_guardrails.exchange import Exchange
 from akto_guardrails.log import RateLimited
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.settings import Settings
+from akto_guardrails.unchecked import count_of
 from akto_guardrails.verdict import Cause
 
 _ADVICE: Final = {
@@ -98,7 +99,7 @@ class Journal:
 
     def unchecked_route(self, family: str) -> None:
         """A request came in on a route that cannot be checked; logged once for each family."""
-        self._counters.add(f"unchecked_{family.replace(' ', '_')}")
+        self._counters.add(count_of(family))
         if family not in self._unchecked:
             self._unchecked.add(family)
             _log.warning("unchecked route | %s | UNCHECKED_ROUTES=%s", family, self._settings.unchecked_routes)

@@ -2,6 +2,9 @@
 
 With PROMETHEUS_MULTIPROC_DIR `prometheus_client` keeps them in files, as it does LiteLLM's, and adds workers up. Labels
 have few values, none of them from a request but LiteLLM's call type, a word of its code.
+
+Series are there at 0 before there is anything to count: Prometheus sees no increase in one that begins with its first
+value, and nobody would be told of records that are dropped all at once.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import os
 from typing import Any, Final
 
 from akto_guardrails.counters import DURATIONS, Counters
+from akto_guardrails.unchecked import FAMILIES, count_of
+from akto_guardrails.verdict import Cause, Decision
 
 # Counts by the beginning of their names: metric, label for the rest of the name, help.
 _BY_PREFIX: Final = (
@@ -19,6 +24,16 @@ _BY_PREFIX: Final = (
     ("masks_", "akto_guardrails_masks_total", "outcome", "Masks that were applied, and that could not be."),
     ("breaker_", "akto_guardrails_breaker_changes_total", "change", "How often the breaker opened and closed."),
     ("", "akto_guardrails_events_total", "event", "Everything else that is counted."),
+)
+# All that is counted but checks.
+COUNTS: Final = (
+    *(f"unavailable_{cause.value}" for cause in Cause),
+    *(f"records_{outcome}" for outcome in ("delivered", "retried", "cut", "spooled", "dropped", "refused")),
+    *map(count_of, FAMILIES),
+    *(f"masks_{outcome}" for outcome in ("applied", "unmappable")),
+    *("breaker_opened", "breaker_closed"),
+    *("answers_missed", "checks_at_the_second_gate", "checks_split", "exchanges_displaced", "exchanges_left_open"),
+    "tool_calls_recorded",
 )
 _LEVELS: Final = {
     "breaker_open": "Workers that do not ask Akto at the moment, because it failed again and again.",
@@ -55,21 +70,35 @@ class Metrics:
             name: client.Gauge(f"akto_guardrails_{name}", what, multiprocess_mode="livesum", **options)
             for name, what in _LEVELS.items()
         }
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Any] = {name: self._counter(name) for name in COUNTS}
+        self._durations = {of: self._seconds.labels(of) for of in ("request", "answer")}
+        self._call_types: set[tuple[str, str]] = set()
+        self._begin_at_zero("request", "acompletion")
 
     def counted(self, name: str, amount: int) -> None:
         """`amount` more of `name`."""
         counter = self._known.get(name)
         if counter is None:
-            prefix, metric = next(each for each in self._by_prefix if name.startswith(each[0]))
-            counter = self._known[name] = metric.labels(name.removeprefix(prefix))
+            counter = self._known[name] = self._counter(name)
         counter.inc(amount)
 
     def judged(self, what: str, decision: str, call_type: str, seconds: float) -> None:
         """One more check."""
         of = "answer" if what == "answers" else "request"
+        self._begin_at_zero(of, call_type)
         self._checks.labels(of, decision, call_type, self._mode).inc()
-        self._seconds.labels(of).observe(seconds)
+        self._durations[of].observe(seconds)
+
+    def _counter(self, name: str) -> Any:
+        prefix, metric = next(each for each in self._by_prefix if name.startswith(each[0]))
+        return metric.labels(name.removeprefix(prefix))
+
+    def _begin_at_zero(self, of: str, call_type: str) -> None:
+        """All decisions of a call type that was not seen before: LiteLLM has more types than are ever used."""
+        if (of, call_type) not in self._call_types:
+            self._call_types.add((of, call_type))
+            for decision in Decision:
+                self._checks.labels(of, decision.value, call_type, self._mode)
 
     def set_levels(self, counters: Counters) -> None:
         """Takes over the numbers that go up and down."""

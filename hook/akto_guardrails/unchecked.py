@@ -16,6 +16,7 @@ WEBSOCKET: Final = "websocket pass-through"
 BODY: Final = "pass-through body that is not JSON"
 FILE: Final = "file upload"
 MCP: Final = "MCP prompts and resources"
+FAMILIES: Final = (ASSISTANTS, TOKEN_COUNTING, REALTIME, WEBSOCKET, BODY, FILE, MCP)
 
 _HTTP: Final = (
     (ASSISTANTS, re.compile(r"(?:/v1)?/(?:assistants|threads)(?:/.*)?")),
@@ -32,6 +33,11 @@ _HTTP: Final = (
 _CHECKED_SOCKETS: Final = re.compile(r"(?:/openai)?(?:/v1)?/responses")
 _MCP_PATH: Final = re.compile(r"/mcp(?:/.*)?|/(?:toolset/)?[^/]+/mcp/?")
 _MCP_METHODS: Final = frozenset({"completion/complete", "prompts/get", "resources/read"})
+
+
+def count_of(family: str) -> str:
+    """The name under which requests on routes of `family` are counted."""
+    return f"unchecked_{family.replace(' ', '_')}"
 
 
 # Asked about every request, most of which are on the same few routes.

@@ -186,6 +186,9 @@ def test_the_numbers_are_on_litellms_metrics(start_proxy: Any, akto: MockAkto, l
         volumes=[METRICS_LIBRARY],
         tmpfs=["/tmp/prometheus"] if several else [],
     )
+    at_first = samples(metrics_of(proxy))
+    assert at_first['akto_guardrails_records_total{outcome="dropped"}'] == 0
+    assert at_first['akto_guardrails_unavailable_total{cause="credentials"}'] == 0
     for text in ("hello", "hello", "zebra-block", "card 4111-1111-1111-1111", "zebra-alert"):
         proxy.chat(text)
     akto.answer("check", {"status": 500, "body": {}})

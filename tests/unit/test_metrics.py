@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import prometheus_client
 import pytest
 
+from akto_guardrails import metrics, unchecked
 from akto_guardrails.counters import DURATIONS, Counters
-from akto_guardrails.metrics import Metrics, metrics_of_worker
+from akto_guardrails.metrics import COUNTS, Metrics, metrics_of_worker
+from akto_guardrails.verdict import Decision
+
+HOOK = Path(metrics.__file__).parent
 
 
 class Seen:
@@ -39,6 +46,35 @@ def test_every_count_is_a_metric(name: str, metric: str, labels: dict[str, str])
     seen.counters.add(name, 2)
     assert seen.value(metric, **labels) == 3
     assert seen.counters.snapshot() == {name: 3}
+
+
+def test_what_is_counted_for_the_first_time_was_there_at_zero_before() -> None:
+    """Prometheus sees no increase in a series that begins with its first value."""
+    seen = Seen()
+    assert seen.value("records_total", outcome="dropped") == 0
+    assert seen.value("unavailable_total", cause="credentials") == 0
+    assert seen.value("unchecked_requests_total", family="token_counting") == 0
+    assert seen.value("masks_total", outcome="unmappable") == 0
+    assert seen.value("breaker_changes_total", change="opened") == 0
+    assert seen.value("check_duration_seconds_count", of="answer") == 0
+    assert seen.value("checks_total", of="request", decision="block", call_type="acompletion", mode="blocking") == 0
+
+
+def test_with_the_first_check_of_a_call_type_all_its_decisions_are_there() -> None:
+    seen = Seen()
+    seen.counters.judged("answers", "allow", "aresponses", 0.1)
+    of_answer = {"of": "answer", "call_type": "aresponses", "mode": "blocking"}
+    values = {each.value: seen.value("checks_total", decision=each.value, **of_answer) for each in Decision}
+    assert values == {"allow": 1, "flag": 0, "block": 0, "unavailable": 0}
+
+
+def test_every_count_of_the_code_is_there_from_the_start() -> None:
+    counted = re.compile(r"ounters\.add\(\"(\w+)\"")
+    named = {name for file in HOOK.glob("*.py") for name in counted.findall(file.read_text(encoding="utf-8"))}
+    assert len(named) > 10
+    assert named <= set(COUNTS)
+    constants = {value for name, value in vars(unchecked).items() if name.isupper() and isinstance(value, str)}
+    assert constants == set(unchecked.FAMILIES)
 
 
 def test_a_check_is_counted_with_what_it_came_to_and_how_long_it_took() -> None:
