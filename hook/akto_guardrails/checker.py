@@ -17,7 +17,7 @@ from akto_guardrails.json_text import json_length, parsed_json
 from akto_guardrails.masking import masked_strings, without_summary
 from akto_guardrails.portions import changes_of, portions_of
 from akto_guardrails.settings import Settings
-from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
+from akto_guardrails.verdict import NOT_ASKED, Cause, Decision, Verdict, unavailable
 
 _WORST_FIRST: Final = (Decision.BLOCK, Decision.UNAVAILABLE, Decision.FLAG, Decision.ALLOW)
 
@@ -106,7 +106,8 @@ class Checker:
         except Exception as error:  # noqa: BLE001 - a bug of the client is no verdict; the exchange goes on to its record
             verdict = unavailable(Cause.INTERNAL, type(error).__name__)
         what = "answers" if is_answer else "checks"
-        self._counters.judged(what, verdict.decision.value, exchange.call_type, time.perf_counter() - began)
+        seconds = None if verdict.cause in NOT_ASKED else time.perf_counter() - began
+        self._counters.judged(what, verdict.decision.value, exchange.call_type, seconds)
         return verdict
 
 

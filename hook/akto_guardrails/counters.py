@@ -17,8 +17,11 @@ class Watcher(Protocol):
     def counted(self, name: str, amount: int) -> None:
         """`amount` more of `name`."""
 
-    def judged(self, what: str, decision: str, call_type: str, seconds: float) -> None:
-        """A check, of a request (`checks`) or of an answer (`answers`), came to `decision` after `seconds`."""
+    def judged(self, what: str, decision: str, call_type: str, seconds: float | None) -> None:
+        """A check, of a request (`checks`) or of an answer (`answers`), came to `decision` after `seconds`.
+
+        None: Akto was not asked.
+        """
 
 
 class Counters:
@@ -45,11 +48,12 @@ class Counters:
         if self._watcher is not None:
             self._watcher.counted(name, amount)
 
-    def judged(self, what: str, decision: str, call_type: str, seconds: float) -> None:
-        """Counts a check, of a request (`checks`) or of an answer (`answers`), and the time it took."""
+    def judged(self, what: str, decision: str, call_type: str, seconds: float | None) -> None:
+        """Counts a check, of a request (`checks`) or of an answer (`answers`), and its `seconds`, if it has any."""
         self._counts[f"{what}_{decision}"] += 1
-        self._durations[bisect_left(DURATIONS, seconds)] += 1
-        self._seconds += seconds
+        if seconds is not None:
+            self._durations[bisect_left(DURATIONS, seconds)] += 1
+            self._seconds += seconds
         if self._watcher is not None:
             self._watcher.judged(what, decision, call_type, seconds)
 

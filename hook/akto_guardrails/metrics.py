@@ -82,12 +82,13 @@ class Metrics:
             counter = self._known[name] = self._counter(name)
         counter.inc(amount)
 
-    def judged(self, what: str, decision: str, call_type: str, seconds: float) -> None:
-        """One more check."""
+    def judged(self, what: str, decision: str, call_type: str, seconds: float | None) -> None:
+        """One more check; no `seconds` where Akto was not asked."""
         of = "answer" if what == "answers" else "request"
         self._begin_at_zero(of, call_type)
         self._checks.labels(of, decision, call_type, self._mode).inc()
-        self._durations[of].observe(seconds)
+        if seconds is not None:
+            self._durations[of].observe(seconds)
 
     def _counter(self, name: str) -> Any:
         prefix, metric = next(each for each in self._by_prefix if name.startswith(each[0]))

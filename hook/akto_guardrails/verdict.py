@@ -49,6 +49,10 @@ class Cause(Enum):
     INTERNAL = "internal"
 
 
+# Those for which nothing was sent.
+NOT_ASKED: Final = (Cause.OVERLOAD, Cause.BREAKER_OPEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The decision on one check.

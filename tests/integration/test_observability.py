@@ -222,6 +222,9 @@ def test_what_goes_up_and_down_is_on_litellms_metrics_too(start_proxy: Any, akto
         assert proxy.chat("hello", headers={"x-session-id": "only"}).status_code == 200
     found = samples(metrics_of(proxy))
     assert found["akto_guardrails_breaker_open"] == 1
+    not_asked = found['akto_guardrails_unavailable_total{cause="breaker_open"}']
+    assert not_asked > 0
+    assert found['akto_guardrails_check_duration_seconds_count{of="request"}'] == 10 - not_asked
     assert found["akto_guardrails_record_queue_entries"] in (9, 10), "the oldest may be on its way"
     assert found["akto_guardrails_record_queue_bytes"] > 9_000
 

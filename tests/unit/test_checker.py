@@ -96,6 +96,15 @@ class TestRequest:
         assert asked.kinds == [False]
         assert asked.counters.snapshot() == {f"checks_{verdict.decision.value}": 1}
 
+    @pytest.mark.parametrize("cause", list(Cause))
+    def test_it_counts_how_long_akto_took_only_where_akto_was_asked(self, cause: Cause) -> None:
+        asked = Asked(lambda payload: unavailable(cause))
+        asked.request(chat("hello"))
+        report = asked.counters.report()
+        assert report["checks_unavailable"] == 1
+        is_timed = len(report["check_seconds"]) > 1  # type: ignore[arg-type]
+        assert is_timed is (cause not in (Cause.OVERLOAD, Cause.BREAKER_OPEN))
+
     def test_a_bare_one_goes_without_a_wrapper(self) -> None:
         asked = Asked()
         asked.request(chat("hello"), replace(exchange(1), bare=True))
