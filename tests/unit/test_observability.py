@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import prometheus_client
+import pytest
 import yaml
 
 from akto_guardrails.metrics import Metrics
@@ -14,6 +17,7 @@ from akto_guardrails.metrics import Metrics
 PLACE = Path(__file__).resolve().parents[2] / "image/observability"
 DASHBOARD = json.loads((PLACE / "grafana-dashboard.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load((PLACE / "alerts.yml").read_text(encoding="utf-8"))
+PROMTOOL = shutil.which("promtool")
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -80,6 +84,20 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
     assert all(labels <= there[name] for name, labels in asked.items())
     assert len({rule["alert"] for rule in rules}) == len(rules)
     assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (Debian: prometheus)")
+def test_the_alerts_fire_when_somebody_should_be_told_and_not_else() -> None:
+    rules = Path(__file__).with_name("alerts_test.yml")
+    result = subprocess.run([str(PROMTOOL), "test", "rules", str(rules)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_alert_about_a_state_asks_whether_requests_suffer_from_it() -> None:
+    """What promtool shows with numbers: single checks are no outage, and an idle worker's breaker says nothing."""
+    rules = {rule["alert"]: rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]}
+    assert "/ sum(rate(akto_guardrails_checks_total[5m]))" in rules["AktoGuardrailsWithoutVerdict"]
+    assert 'akto_guardrails_checks_total{decision="unavailable"}' in rules["AktoBreakerOpen"]
 
 
 def test_the_readme_names_every_metric() -> None:
