@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
@@ -91,6 +93,7 @@ class OpenExchanges:
         self._most_characters = most_characters
         self._by_key: dict[Key, Exchange] = {}
         self._characters = 0
+        self._taken: dict[Key, asyncio.Event] = {}
 
     def add(self, exchange: Exchange) -> list[Exchange]:
         """Adds `exchange`; gives those that had to make room, the oldest first."""
@@ -108,18 +111,28 @@ class OpenExchanges:
         exchange = self._by_key.pop(key, None)
         if exchange is not None:
             self._characters -= _size_of(exchange)
+        taken = self._taken.pop(key, None)
+        if taken is not None:
+            taken.set()
         return exchange
 
     def take_all(self) -> list[Exchange]:
         """Removes and gives all exchanges, the oldest first."""
-        exchanges = list(self._by_key.values())
-        self._by_key.clear()
-        self._characters = 0
-        return exchanges
+        exchanges = [self.take(key) for key in list(self._by_key)]
+        return [exchange for exchange in exchanges if exchange is not None]
 
     def get(self, key: Key) -> Exchange | None:
         """The exchange with this mark, which stays open."""
         return self._by_key.get(key)
+
+    async def until_taken(self, key: Key, seconds: float) -> None:
+        """Waits until the exchange with this mark is taken, for at most `seconds`."""
+        if key not in self._by_key:
+            return
+        taken = self._taken.setdefault(key, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await taken.wait()
 
 
 def _size_of(exchange: Exchange) -> int:

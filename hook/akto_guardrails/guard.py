@@ -17,7 +17,6 @@ from akto_guardrails.awaited import AwaitedAnswers
 from akto_guardrails.burst import Burst
 from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.client_request import ClientRequest, Outcome, current_request, note_outcome
-from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, mcp_tags_of, payload_of, tags_of
 from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
@@ -43,13 +42,16 @@ from akto_guardrails.subject import (
 )
 from akto_guardrails.unchecked import BODY, FILE
 from akto_guardrails.unseen import is_repeated, strings_of, strings_seen, unseen_part
-from akto_guardrails.verdict import Cause, Decision, unavailable
+from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 
 BLOCKED: Final = "Blocked by Akto Guardrails"
 _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applied"
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
 _ANSWER_TOO_LARGE: Final = "Answer too large to be checked by Akto Guardrails"
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
+
+# What is told of a check whose mask could not be put back.
+_UNAPPLIED: Final = Judgement(Verdict(Decision.BLOCK))
 
 CLIENT_LEFT: Final = 499
 # How long after the end of a request its answer may come: LiteLLM logs some only then, and is given 20 seconds for it.
@@ -59,6 +61,9 @@ _BACKGROUND_SECONDS: Final = 600.0
 _BACKGROUND: Final = frozenset({"aresponses", MCP_CALL})
 # Of a client that has gone: LiteLLM cancels most of its calls, and brings at once what came of the others.
 _LEFT_SECONDS: Final = 10.0
+
+# Longer than a check takes, with the default time-out; shorter than LiteLLM gives its logging callbacks.
+_SETTLED_SECONDS: Final = 5.0
 
 # Calls of LiteLLM that carry names and ids, and no text for a model.
 _ADMINISTRATION: Final = frozenset({"_arealtime", "acreate_batch", "acreate_file", "acreate_fine_tuning_job"})
@@ -216,6 +221,7 @@ class Guard:
         known = None if latest is None else latest.key
         exchange = self._exchange(data, Subject(TOO_DEEP, {}), key, call_type, known)
         if self._settings.sync_mode:
+            exchange = replace(exchange, judgement=Judgement(unavailable(Cause.TOO_LARGE)))
             self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
         if known is None:
             self._add(exchange, None)
@@ -383,6 +389,7 @@ class Guard:
                 subject.hand_back(subject.target)
         except UnmappableMask as error:
             self._journal.unmappable(exchange, error)
+            exchange = replace(exchange, judgement=judgement or _UNAPPLIED)
             self._refuse(exchange, Refusal(403, _blocked_message(_UNMAPPABLE), judged=True))
         note_outcome(outcome_of(judgement))
         if not judgement.changes:
@@ -448,15 +455,16 @@ class Guard:
 
     async def check_answer(
         self, data: Mapping[str, object], body: object, released: Callable[[], object] = _nothing
-    ) -> Mapping[Path, str]:
-        """Checks a model's answer; gives the strings that are masked in it, by their places in `body`.
+    ) -> Judgement:
+        """Checks a model's answer; gives what Akto said, with the changes by their places in `body`.
 
-        Raises `Refusal`; the refused answer is recorded then, and what the client got of a stream before it, which
-        `released` gives. A bug in here is no verdict: `UNREACHABLE_FALLBACK`.
+        Whoever applies them calls `answer_passed` then. Raises `Refusal`; the refused answer is recorded then, and what
+        the client got of a stream before it, which `released` gives. A bug in here is no verdict:
+        `UNREACHABLE_FALLBACK`.
         """
         exchange = self._answered(data)
         if exchange is None or _is_still_to_come(body):
-            return {}
+            return Judgement(Verdict(Decision.ALLOW))
         try:
             judgement = await self._checker.answer(exchange, without_media(as_object(exchange, body)))
         except (UnmappableMask, RecursionError) as error:
@@ -467,16 +475,22 @@ class Guard:
         if refusal is not None:
             self._refuse(replace(exchange, judgement=judgement), refusal, body, released)
         note_outcome(outcome_of(judgement))
-        if judgement.changes:
-            self._journal.masked(exchange, judgement)
         wrapped = 0 if as_object(exchange, body) is body else 1
-        return {path[wrapped:]: text for path, text in judgement.changes.items()}
+        return replace(judgement, changes={path[wrapped:]: text for path, text in judgement.changes.items()})
+
+    def answer_passed(self, data: Mapping[str, object], judgement: Judgement) -> None:
+        """An answer, or a part of one, goes to the client with the masks of `judgement` in it."""
+        exchange = self._answered(data)
+        if exchange is not None and judgement.changes:
+            self._journal.masked(exchange, judgement)
 
     def refusal_of_answer_mask(
         self, data: Mapping[str, object], body: object, error: Exception, released: Callable[[], object] = _nothing
     ) -> Refusal:
         """The refusal, recorded already, of an answer in which a mask has no place, or that cannot be read."""
         refusal = Refusal(403, _blocked_message(_UNMAPPABLE), judged=True)
+        refusal.judgement = _UNAPPLIED
+        note_outcome("blocked")
         exchange = self._answered(data)
         if exchange is not None:
             self._journal.unmappable(exchange, error)
@@ -501,6 +515,8 @@ class Guard:
                 self._journal.unavailable(verdict.cause, verdict.reason, exchange)
             elif verdict.decision is not Decision.ALLOW:
                 self._journal.violation_seen(exchange, judgement)
+            if judgement.changes:
+                self._journal.mask_seen(exchange, judgement)
 
     def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
@@ -557,6 +573,12 @@ class Guard:
         """The exchange whose answer is coming; None when it was refused, or there was nothing to check."""
         key = key_of(data)
         return self._open.get(key) or self._displaced.get(key)
+
+    async def answer_settled(self, data: Mapping[str, object]) -> None:
+        """Waits, a while at most, until the answer to the request of `data` was checked, where answers are."""
+        exchange = self._answered(data)
+        if exchange is not None and self.checks_answers(data) and exchange.call_type != MCP_CALL:
+            await self._open.until_taken(exchange.key, _SETTLED_SECONDS)
 
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
         """The exchange that `data` belongs to, if it is not recorded yet."""

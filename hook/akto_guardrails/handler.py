@@ -19,7 +19,8 @@ from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import ProxyException
 
-from akto_guardrails.client_request import ClientRequest, current_request
+from akto_guardrails.checker import Judgement
+from akto_guardrails.client_request import ClientRequest, Outcome, current_request
 from akto_guardrails.content import Path, answer_body
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal, outcome_of
@@ -123,15 +124,19 @@ class GuardrailsHandler(CustomLogger):
             body: object = None
             try:
                 body = answer_body(response)
-                apply_to_answer(response, await self._guard.check_answer(data, body))
+                judgement = await self._guard.check_answer(data, body)
+                apply_to_answer(response, judgement.changes)
+                self._answer_passed(data, judgement)
             except asyncio.CancelledError:
                 self._finished(data, response, CLIENT_LEFT)
                 raise
             except Refusal as refusal:
-                self._show_refusal(data, refusal)
+                self._show_refusal(data, refusal, of_answer=True)
                 raise _for_litellm(refusal) from None
             except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
-                raise _for_litellm(self._guard.refusal_of_answer_mask(data, body, error)) from None
+                refused = self._guard.refusal_of_answer_mask(data, body, error)
+                self._show_refusal(data, refused, of_answer=True)
+                raise _for_litellm(refused) from None
         self._finished(data, response, 200)
 
     async def async_post_call_streaming_iterator_hook(
@@ -165,7 +170,7 @@ class GuardrailsHandler(CustomLogger):
                 await checking.aclose()
             raise
         except Refusal as refusal:
-            self._show_refusal(request_data, refusal)
+            self._show_refusal(request_data, refusal, of_answer=True)
             raise _for_litellm(refusal) from None
         except Exception as error:  # not handled here: noted for the record and passed on
             status, failure = _status_of(error), error
@@ -186,8 +191,10 @@ class GuardrailsHandler(CustomLogger):
         body: object = None
         try:
             body = body_of_result(response_obj, kwargs)
-            changes = await self._guard.check_answer(kwargs, body)
+            judgement = await self._guard.check_answer(kwargs, body)
+            changes = judgement.changes
             mask_result(response_obj, changes)
+            self._guard.answer_passed(kwargs, judgement)
         except asyncio.CancelledError:
             self._finished(kwargs, body, CLIENT_LEFT)
             raise
@@ -222,7 +229,7 @@ class GuardrailsHandler(CustomLogger):
     async def async_logging_hook(
         self, kwargs: dict[str, Any], result: object, call_type: str
     ) -> tuple[dict[str, Any], object]:
-        """The same where the answer is streamed, or passed through.
+        """The same where the answer is streamed, or passed through; has callbacks wait for the check of an answer.
 
         Not `async_log_success_event`, which a client switches off with `no-log` in its body.
         """
@@ -234,6 +241,8 @@ class GuardrailsHandler(CustomLogger):
             else:
                 # Only then is it known whether the client was there to the end.
                 request.when_ended(finish)
+        # LiteLLM logs an answer before it is checked. The callbacks come after this hook, and are told of the check.
+        await self._guard.answer_settled(kwargs)
         return kwargs, result
 
     def admits(self, family: str) -> bool:
@@ -258,10 +267,18 @@ class GuardrailsHandler(CustomLogger):
         if exchange.judgement is not None:
             self._shown.judged(data, exchange.judgement, outcome_of(exchange.judgement))
 
-    def _show_refusal(self, data: dict[str, Any], refusal: Refusal) -> None:
+    def _show_refusal(self, data: dict[str, Any], refusal: Refusal, *, of_answer: bool = False) -> None:
         self._shown.applied(data)
         if refusal.judgement is not None:
-            self._shown.judged(data, refusal.judgement, "blocked" if refusal.judged else "unchecked")
+            outcome: Outcome = "blocked" if refusal.judged else "unchecked"
+            self._shown.judged(data, refusal.judgement, outcome, of_answer=of_answer)
+
+    def _answer_passed(self, data: dict[str, Any], judgement: Judgement) -> None:
+        """Says that an answer, or a part of one, goes to the client with its masks; shows it if it was not allowed."""
+        self._guard.answer_passed(data, judgement)
+        outcome = outcome_of(judgement)
+        if outcome != "allowed":
+            self._shown.judged(data, judgement, outcome, of_answer=True)
 
     def _stream_left_behind(
         self, request: ClientRequest, data: Mapping[str, object], task: asyncio.Task[object]
@@ -279,18 +296,24 @@ class GuardrailsHandler(CustomLogger):
             asyncio.get_running_loop().call_later(_ABANDONED_SECONDS, end, context=Context())
 
     async def _guarded(
-        self, data: Mapping[str, object], response: AsyncIterator[object], answer: StreamedAnswer
+        self, data: dict[str, Any], response: AsyncIterator[object], answer: StreamedAnswer
     ) -> AsyncGenerator[object, None]:
         """The items of a stream, each once Akto has seen it; when nobody wants them, `answer` gets the rest.
 
         Raises `Refusal`.
         """
         latest: object = None
+        judged: list[Judgement] = []
 
         async def judge(body: object) -> Mapping[Path, str]:
             nonlocal latest
             latest = body
-            return await self._guard.check_answer(data, body, answer.body)
+            judged.append(await self._guard.check_answer(data, body, answer.body))
+            return judged[-1].changes
+
+        def note_passed() -> None:
+            while judged:
+                self._answer_passed(data, judged.pop(0))
 
         def collect_rest(items: Iterable[object]) -> None:
             try:
@@ -302,7 +325,9 @@ class GuardrailsHandler(CustomLogger):
         try:
             async with aclosing(guarded(response, judge, self._window, collect_rest)) as items:
                 async for item in items:
+                    note_passed()
                     yield item
+                note_passed()
         except UnmappableMask as error:
             raise self._guard.refusal_of_answer_mask(data, latest, error, answer.body) from None
         except RecursionError:

@@ -82,7 +82,7 @@ class Journal:
 
     def violation_seen(self, exchange: Exchange, judgement: Judgement) -> None:
         """A policy was violated while nothing is enforced."""
-        self.violation("violation seen, not enforced (SYNC_MODE=false)", exchange, judgement)
+        self.violation(f"violation seen, {_NOT_ENFORCED}", exchange, judgement)
 
     def masked(self, exchange: Exchange, judgement: Judgement) -> None:
         """Pieces of text were masked."""
@@ -91,11 +91,20 @@ class Journal:
         fields = {"event": "masked", "strings": strings, **_fields(exchange, judgement)}
         _log.info("masked | %s | strings=%d | %s", _about(exchange), strings, _took(judgement), extra=fields)
 
+    def mask_seen(self, exchange: Exchange, judgement: Judgement) -> None:
+        """Akto masked text while nothing is enforced."""
+        self._counters.add("masks_seen")
+        strings = len(judgement.changes)
+        what = f"mask seen, {_NOT_ENFORCED}"
+        fields = {"event": what, "strings": strings, **_fields(exchange, judgement)}
+        _log.info("%s | %s | strings=%d | %s", what, _about(exchange), strings, _took(judgement), extra=fields)
+
     def unmappable(self, exchange: Exchange, error: Exception) -> None:
         """A mask could not be applied. The text of errors but `UnmappableMask` stays out: it may quote content."""
         self._counters.add("masks_unmappable")
         why = str(error) if isinstance(error, UnmappableMask) else type(error).__name__
-        _log.warning("mask not applicable, refused | %s | %s", _about(exchange), why)
+        outcome = "refused" if self._settings.sync_mode else _NOT_ENFORCED
+        _log.warning("mask not applicable, %s | %s | %s", outcome, _about(exchange), why)
 
     def unchecked_route(self, family: str) -> None:
         """A request came in on a route that cannot be checked; logged once for each family."""

@@ -30,7 +30,7 @@ COUNTS: Final = (
     *(f"unavailable_{cause.value}" for cause in Cause),
     *(f"records_{outcome}" for outcome in ("delivered", "retried", "cut", "spooled", "dropped", "refused")),
     *map(count_of, FAMILIES),
-    *(f"masks_{outcome}" for outcome in ("applied", "unmappable")),
+    *(f"masks_{outcome}" for outcome in ("applied", "seen", "unmappable")),
     *("breaker_opened", "breaker_closed"),
     *("answers_missed", "checks_at_the_second_gate", "checks_split", "exchanges_displaced", "exchanges_left_open"),
     "tool_calls_recorded",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from akto_guardrails.checker import Judgement
@@ -17,6 +18,7 @@ from akto_guardrails.client_request import Outcome
 _APPLIED: Final = "applied_guardrails"
 _INFORMATION: Final = "standard_logging_guardrail_information"
 _MODE: Final = "pre_call"
+_MODE_OF_ANSWERS: Final = "post_call"
 # LiteLLM's words for what became of a guardrail's work.
 _STATUS: Final[dict[Outcome, str]] = {
     "masked": "guardrail_intervened",
@@ -38,12 +40,15 @@ class ShownByLiteLLM:
         if isinstance(names, list) and self._name not in names:
             names.append(self._name)
 
-    def judged(self, data: dict[str, Any], judgement: Judgement, outcome: Outcome) -> None:
-        """What Akto said of the request in `data`."""
+    def judged(self, data: dict[str, Any], judgement: Judgement, outcome: Outcome, *, of_answer: bool = False) -> None:
+        """What Akto said of the request in `data`, or of its answer; the same of several parts of one is told once."""
         metadata = _metadata_of(data)
         entries = None if metadata is None else metadata.setdefault(_INFORMATION, [])
-        if isinstance(entries, list):
-            entries.append(_entry(self._name, judgement, outcome))
+        if not isinstance(entries, list):
+            return
+        entry = _entry(self._name, judgement, outcome, of_answer=of_answer)
+        if not (of_answer and any(map(partial(_says_the_same, entry), entries))):
+            entries.append(entry)
 
     def is_under_way(self, kwargs: Mapping[str, Any]) -> None:
         """The call of a model with `kwargs` is about to be made: says so where it was left open when Akto was asked."""
@@ -54,7 +59,12 @@ class ShownByLiteLLM:
                 entry["guardrail_mode"] = entry.get("guardrail_mode") or _MODE
 
 
-def _entry(name: str, judgement: Judgement, outcome: Outcome) -> dict[str, Any]:
+def _says_the_same(entry: Mapping[str, Any], other: object) -> bool:
+    names = ("guardrail_name", "guardrail_mode", "guardrail_response")
+    return isinstance(other, dict) and all(other.get(name) == entry[name] for name in names)
+
+
+def _entry(name: str, judgement: Judgement, outcome: Outcome, *, of_answer: bool) -> dict[str, Any]:
     """LiteLLM's `StandardLoggingGuardrailInformation`."""
     verdict, now = judgement.verdict, time.time()
     details = {
@@ -70,7 +80,7 @@ def _entry(name: str, judgement: Judgement, outcome: Outcome) -> dict[str, Any]:
         # After the pre-call hooks LiteLLM copies the whole request, leaf by leaf, when one of them may have changed it:
         # 0.5 ms for two kilobytes, more than all of the guard's work. It tells by the mode, and an empty one changes
         # nothing. The second gate, which comes later, puts it right.
-        "guardrail_mode": _MODE if outcome in ("masked", "blocked") else [],
+        "guardrail_mode": _MODE_OF_ANSWERS if of_answer else _MODE if outcome in ("masked", "blocked") else [],
         "guardrail_response": {name: text for name, text in details.items() if text},
         "guardrail_status": _STATUS.get(outcome, "success"),
         "start_time": now - judgement.seconds,

@@ -49,6 +49,8 @@ ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
     "embeddings": ("/v1/embeddings", {"model": "embed", "input": "{}"}),
 }
 
+SPOKEN = [ROUTES[name] for name in ("chat", "messages", "responses")]
+
 
 def body_with(body: dict[str, Any], text: str) -> dict[str, Any]:
     return json.loads(json.dumps(body).replace('"{}"', json.dumps(text)))
@@ -56,13 +58,13 @@ def body_with(body: dict[str, Any], text: str) -> dict[str, Any]:
 
 def heard(proxy: GuardedProxy, event: str, count: int) -> list[dict[str, Any]]:
     """The guard's entries in what LiteLLM told about requests that ended as `event`; waits for `count`."""
-    found: list[dict[str, Any]] = []
     deadline = time.monotonic() + 15
-    while len(found) < count and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while True:
         lines = [json.loads(line.removeprefix("LISTENER ")) for line in proxy.logs().splitlines() if "LISTENER" in line]
         found = [entry for kind, entries in lines if kind == event for entry in entries or ()]
-    return found
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
@@ -132,16 +134,62 @@ def test_litellms_logging_callbacks_have_the_decision(start_proxy: Any, akto: Mo
     assert all("metadata" not in request["body"] for request in llm.requests())
 
 
-def test_a_refused_answer_is_shown_too(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+UNMAPPABLE = {"data": {"guardrailsResult": {"Allowed": True, "Modified": True, "ModifiedPayload": "no"}}}
+
+
+def test_what_became_of_an_answer_is_shown_too(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
     config = proxy_config(litellm_settings={"callbacks": ["listener.listener"]})
     proxy: GuardedProxy = start_proxy(
         config=config, files={"listener.py": LISTENER}, env={"RESPONSE_GUARDRAILS": "true"}
     )
-    llm.says(text="please zebra-block")
+    ways: tuple[dict[str, Any], ...] = ({}, {"stream": True})
+    asked = [(path, {**body_with(body, "hello"), **stream}) for path, body in SPOKEN for stream in ways]
+
+    def shown(event: str, *decisions: str) -> None:
+        """All APIs are asked, streamed and not; LiteLLM is told that the request was allowed, and of the answer."""
+        time.sleep(1)
+        before = len(heard(proxy, event, 0))
+        for path, body in asked:
+            began = time.monotonic()
+            answer = proxy.post(path, body)
+            assert time.monotonic() - began < 4, "nobody waits for LiteLLM's log"
+            if event == "refused":
+                assert answer.headers["x-akto-guardrails"] == "blocked", (path, answer.text)
+        entries = heard(proxy, event, before + len(asked) * len(decisions))[before:]
+        told = Counter((entry["guardrail_mode"], entry["guardrail_response"]["decision"]) for entry in entries)
+        modes = ("pre_call", "post_call")
+        assert told == {pair: len(asked) for pair in zip(modes, decisions, strict=False)}, (event, decisions)
+
+    shown("success", "allowed")
+    llm.says(text="card 4111-1111-1111-1111")
+    shown("success", "allowed", "masked")
+    llm.says(text="zebra-alert")
+    shown("success", "allowed", "flagged")
+    llm.says(text="zebra-block")
+    shown("refused", "allowed", "blocked")
+    llm.says()
+    akto.answer("answer", {"status": 200, "body": UNMAPPABLE})
+    shown("refused", "allowed", "blocked")
+    akto.answer("answer", {"status": 422, "body": {}})
+    shown("success", "allowed", "unchecked")
+
+
+def test_a_request_whose_mask_cannot_be_applied_is_shown_as_blocked(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm
+) -> None:
+    config = proxy_config(litellm_settings={"callbacks": ["listener.listener"]})
+    proxy: GuardedProxy = start_proxy(config=config, files={"listener.py": LISTENER})
+    akto.answer("check", {"status": 200, "body": UNMAPPABLE})
     answer = proxy.chat("hello")
     assert (answer.status_code, answer.headers["x-akto-guardrails"]) == (403, "blocked")
-    entries = heard(proxy, "refused", 2)
-    assert [entry["guardrail_response"]["decision"] for entry in entries] == ["allowed", "blocked"]
+    (entry,) = heard(proxy, "refused", 1)
+    assert entry["guardrail_response"] == {"decision": "blocked"}
+    akto.answer_normally("check")
+    deep = json.dumps(body_with(ROUTES["chat"][1], "hi"))[:-1] + ', "extra_body": ' + '{"a":' * 990 + "1" + "}" * 991
+    headers = {"Authorization": "Bearer sk.a", "Content-Type": "application/json"}
+    answer = requests.post(f"{proxy.url}/v1/chat/completions", data=deep, headers=headers, timeout=10)
+    assert (answer.status_code, answer.headers["x-akto-guardrails"]) == (413, "unchecked")
+    assert heard(proxy, "refused", 2)[1]["guardrail_response"] == {"decision": "unchecked", "cause": "too_large"}
 
 
 def test_the_guards_lines_are_json_where_litellms_are(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:

@@ -54,11 +54,24 @@ def test_a_request_whose_model_call_fails_is_checked_and_recorded_too(watching: 
 def test_nothing_is_masked_and_the_traffic_is_labelled_as_observed(
     watching: GuardedProxy, akto: MockAkto, llm: MockLlm
 ) -> None:
-    assert watching.chat("My card is 4111-1111-1111-1111").status_code == 200
+    response = watching.chat("My card is 4111-1111-1111-1111")
+    assert response.status_code == 200
     assert "4111-1111-1111-1111" in json.dumps(llm.requests())
     akto.wait_for("record", 1)
     for call in akto.calls():
         assert json.loads(call["body"]["tag"])["mode"] == "observe"
+    (line,) = [line for line in watching.guard_log().splitlines() if response.headers["x-litellm-call-id"] in line]
+    assert "mask seen, not enforced (SYNC_MODE=false)" in line
+
+
+def test_a_mask_that_could_not_be_applied_is_not_said_to_refuse(watching: GuardedProxy, akto: MockAkto) -> None:
+    masked = {"Allowed": True, "Modified": True, "ModifiedPayload": "not JSON"}
+    akto.answer("check", {"status": 200, "body": {"data": {"guardrailsResult": masked}}})
+    response = watching.chat("hello")
+    assert response.status_code == 200
+    akto.wait_for("record", 1)
+    (line,) = [line for line in watching.guard_log().splitlines() if response.headers["x-litellm-call-id"] in line]
+    assert "mask not applicable, not enforced (SYNC_MODE=false)" in line
 
 
 @pytest.mark.parametrize("answer", [{"status": 500, "raw_body": ""}, {"connection": "reset"}])

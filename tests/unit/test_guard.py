@@ -19,6 +19,7 @@ from akto_guardrails import awaited as awaited_module
 from akto_guardrails import guard as guard_module
 from akto_guardrails.asgi import begin
 from akto_guardrails.burst import Burst
+from akto_guardrails.checker import Judgement
 from akto_guardrails.client_request import ClientRequest
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
@@ -26,6 +27,7 @@ from akto_guardrails.envelope import LONGEST_STRING
 from akto_guardrails.exchange import OpenExchanges
 from akto_guardrails.freed_memory import FreedMemory
 from akto_guardrails.guard import Guard, Refusal
+from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 from unit.samples import CARD, MASKED_CARD, Key, LoggingObject, chat, settings
 
@@ -406,6 +408,8 @@ class TestTooLarge:
     def test_text_nested_too_deeply_to_be_read_is_refused(self, fallback: str) -> None:
         guarded = Guarded(UNREACHABLE_FALLBACK=fallback)
         refusal = guarded.refusal(chat(messages=nested(20_000)))
+        assert refusal.judgement is not None
+        assert refusal.judgement.verdict.cause is Cause.TOO_LARGE
         assert (refusal.status, refusal.judged) == (413, False)
         assert guarded.client.checks == []
         assert guarded.counters.snapshot()["unavailable_too_large"] == 1
@@ -496,6 +500,22 @@ class TestWatching:
     def test_a_violation_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         Guarded(BLOCK, SYNC_MODE="false").check(chat())
         assert "violation seen, not enforced (SYNC_MODE=false) | call_id=call-1" in caplog.text
+
+    def test_a_mask_is_logged_and_said_not_to_be_applied(self, caplog: pytest.LogCaptureFixture) -> None:
+        guarded = Guarded(mask(CARD, MASKED_CARD), SYNC_MODE="false")
+        data = chat(CARD)
+        with caplog.at_level(logging.INFO):
+            guarded.check(data)
+        assert data["messages"][0]["content"] == CARD
+        assert "mask seen, not enforced (SYNC_MODE=false) | call_id=call-1" in caplog.text
+        assert guarded.counters.snapshot() == {"checks_allow": 1, "masks_seen": 1}
+
+    def test_a_mask_that_could_not_be_applied_refuses_nothing_in_the_log_either(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Guarded(Verdict(Decision.ALLOW, mask="not JSON"), SYNC_MODE="false").check(chat())
+        assert "mask not applicable, not enforced (SYNC_MODE=false) | call_id=call-1" in caplog.text
+        assert "refused" not in caplog.text
 
     def test_a_missing_verdict_is_counted_and_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         guarded = Guarded(unavailable(Cause.CREDENTIALS), SYNC_MODE="false", UNREACHABLE_FALLBACK="fail_closed")
@@ -682,6 +702,12 @@ def test_no_log_line_at_any_level_holds_content_or_credentials(
         guarded.guard.note_internal_error(ValueError("secret-error"))
     assert caplog.records
     assert "secret" not in caplog.text
+
+
+def test_a_refusal_for_a_mask_without_a_place_tells_that_the_request_was_blocked() -> None:
+    refusal = Guarded(Verdict(Decision.ALLOW, mask="not JSON")).refusal(chat())
+    assert refusal.judged
+    assert refusal.judgement == Judgement(Verdict(Decision.BLOCK))
 
 
 def test_the_text_of_a_refusal_of_the_guard_itself_holds_no_content() -> None:
@@ -1310,6 +1336,10 @@ class TestAnswers:
     SAID = {"choices": [{"message": {"role": "assistant", "content": CARD}}]}  # noqa: RUF012 - never changed
 
     @staticmethod
+    def mask_the_card(sent: dict[str, Any]) -> Verdict:
+        return Verdict(Decision.ALLOW, mask=sent["responsePayload"].replace(CARD, MASKED_CARD))
+
+    @staticmethod
     def asked(
         verdict: Verdict | Callable[[dict[str, Any]], Verdict] | Exception,
         body: object,
@@ -1324,7 +1354,7 @@ class TestAnswers:
             await guarded.guard.check_request(data, Key(), call_type)
             guarded.client._verdict = verdict
             try:
-                return await guarded.guard.check_answer(data, body)
+                return (await guarded.guard.check_answer(data, body)).changes
             except Refusal as refusal:
                 return refusal
 
@@ -1396,12 +1426,44 @@ class TestAnswers:
         assert "flagged | call_id=call-1" in caplog.text
 
     def test_masks_are_given_by_their_place_in_the_answer(self) -> None:
-        masks = lambda sent: Verdict(Decision.ALLOW, mask=sent["responsePayload"].replace(CARD, MASKED_CARD))  # noqa: E731
-        guarded, _, outcome = self.asked(masks, self.SAID)
+        masks = self.mask_the_card
+        _, _, outcome = self.asked(masks, self.SAID)
         assert outcome == {("choices", 0, "message", "content"): MASKED_CARD}
-        assert guarded.counters.snapshot()["masks_applied"] == 1
         _, _, outcome = self.asked(masks, [self.SAID, self.SAID])
         assert outcome == {(n, "choices", 0, "message", "content"): MASKED_CARD for n in (0, 1)}
+
+    def test_a_mask_is_told_once_it_was_applied(self, caplog: pytest.LogCaptureFixture) -> None:
+        changed = Judgement(ALLOW, {("choices", 0): "masked"})
+        with caplog.at_level(logging.INFO):
+            guarded, data, _ = self.asked(self.mask_the_card, self.SAID)
+            assert "masked" not in caplog.text
+            assert "masks_applied" not in guarded.counters.snapshot()
+            guarded.guard.answer_passed(data, Judgement(ALLOW))
+            assert "masked" not in caplog.text
+            guarded.guard.answer_passed(data, changed)
+        assert "masked | call_id=call-1" in caplog.text
+        assert guarded.counters.snapshot()["masks_applied"] == 1
+
+    def test_an_answer_with_a_mask_that_cannot_be_applied_is_blocked_for_client_and_log(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true")
+        data = marked(chat("hello"))
+
+        async def main() -> ClientRequest:
+            request = begin({"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []})
+            await guarded.guard.check_request(data, Key(), "acompletion")
+            guarded.client._verdict = self.mask_the_card
+            await guarded.guard.check_answer(data, self.SAID)
+            refusal = guarded.guard.refusal_of_answer_mask(data, self.SAID, UnmappableMask("no place"))
+            assert refusal.judgement is not None
+            assert refusal.judged
+            return request
+
+        with caplog.at_level(logging.INFO):
+            assert asyncio.run(main()).outcome == "blocked"
+        assert "masked |" not in caplog.text
+        assert caplog.text.count("mask not applicable, refused | call_id=call-1") == 1
 
     def test_a_mask_without_a_place_refuses_the_answer_which_is_recorded_once(self) -> None:
         guarded, data, outcome = self.asked(Verdict(Decision.ALLOW, mask="not JSON"), self.SAID)
@@ -1443,7 +1505,7 @@ class TestAnswers:
     def test_an_answer_to_a_request_that_is_recorded_already_is_not_checked(self) -> None:
         guarded, data, _ = self.asked(BLOCK, self.SAID)
         assert guarded.guard.checks_answers(data) is False
-        assert asyncio.run(guarded.guard.check_answer(data, self.SAID)) == {}
+        assert asyncio.run(guarded.guard.check_answer(data, self.SAID)).changes == {}
 
     @pytest.mark.parametrize(
         ("environment", "call_type", "checked"),
