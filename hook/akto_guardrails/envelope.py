@@ -10,10 +10,10 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from akto_guardrails.identity import SESSION, Identity
-from akto_guardrails.json_text import json_bytes, json_length, json_text
+from akto_guardrails.json_text import json_bytes, json_length, json_text, parsed_json
 
 # The service's limit for one string value (protocol reference, 1.1). The limit for the whole body, 2,097,152
 # characters, is out of reach then: two payloads double when they are escaped, and everything else is kept short.
@@ -57,9 +57,46 @@ def fitted(payload: str) -> str:
     """`payload`, or, when the service would refuse it for its length, its beginning with a note that says so."""
     if fits(payload):
         return payload
-    return payload_of(
-        {"x-akto-truncated": f"{json_length(payload)} characters", "beginning": payload[:_KEPT_OF_A_LONG_PAYLOAD]}
-    )
+    return _beginning(payload, f"{json_length(payload)} characters", _KEPT_OF_A_LONG_PAYLOAD)
+
+
+def _beginning(payload: str, note: str, kept: int) -> str:
+    """So many characters of `payload` with a note. A JSON-RPC message stays one: without, Akto discards the record."""
+    try:
+        message = _json_rpc(payload)
+        if message is not None:
+            return json_text(_cut_message(message, note, kept))
+    except (ValueError, RecursionError):
+        pass
+    return payload_of(_cut(payload, note, kept))
+
+
+def _json_rpc(payload: str) -> dict[str, Any] | None:
+    """The parts of the JSON-RPC message in `payload`; None when there is none, or one whose id would be too long.
+
+    Raises `ValueError`.
+    """
+    if not payload.startswith('{"jsonrpc":'):
+        return None
+    parsed = parsed_json(payload)
+    frame = {name: parsed[name] for name in ("jsonrpc", "method", "id") if name in parsed}
+    content = next((name for name in ("result", "params") if name in parsed), None)
+    if content is None or len(json_text(frame)) > _LONGEST_NAME:
+        return None
+    return {**frame, content: parsed[content]}
+
+
+def _cut_message(message: dict[str, Any], note: str, kept: int) -> dict[str, Any]:
+    content = "result" if "result" in message else "params"
+    value = message[content]
+    if content == "params" and message.get("method") == "tools/call" and isinstance(value, dict):
+        arguments = _cut(json_text(value.get("arguments")), note, kept)
+        return {**message, content: {"name": str(value.get("name"))[:_LONGEST_TAG], "arguments": arguments}}
+    return {**message, content: _cut(json_text(value), note, kept)}
+
+
+def _cut(text: str, note: str, kept: int) -> dict[str, str]:
+    return {"x-akto-truncated": note, "beginning": text[:kept]}
 
 
 def envelope(
@@ -111,9 +148,7 @@ def cut_record(record: bytes) -> bytes:
     for name in ("requestPayload", "responsePayload"):
         payload = parts[name]
         if payload is not None:
-            parts[name] = payload_of(
-                {"x-akto-truncated": "refused by the service", "beginning": payload[:_KEPT_OF_A_REFUSED_PAYLOAD]}
-            )
+            parts[name] = _beginning(payload, "refused by the service", _KEPT_OF_A_REFUSED_PAYLOAD)
     return json_bytes(parts)
 
 

@@ -199,10 +199,10 @@ class GuardrailsHandler(CustomLogger):
             self._finished(kwargs, body, CLIENT_LEFT)
             raise
         except Refusal as refusal:
-            refuse_result(response_obj, refusal.message)
+            refuse_result(response_obj, refusal.message, kwargs)
             return response_obj
         except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
-            refuse_result(response_obj, self._guard.refusal_of_answer_mask(kwargs, body, error).message)
+            refuse_result(response_obj, self._guard.refusal_of_answer_mask(kwargs, body, error).message, kwargs)
             return response_obj
         # Masked content has no place for structured content: LiteLLM drops it.
         self._finished(kwargs, self._readable(response_obj, {}) if changes else body, 200)

@@ -7,10 +7,13 @@ says the same otherwise is only in the call's details, and is dropped when the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from akto_guardrails.content import Path, answer_body
+from akto_guardrails.content import Path
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
+
+# By release of the MCP library.
+_IS_ERROR: Final = ("is_error", "isError")
 
 
 class McpResult(Protocol):
@@ -21,7 +24,8 @@ class McpResult(Protocol):
 
 def body_of_result(result: McpResult, details: Mapping[str, object]) -> dict[str, Any]:
     """The result as JSON-RPC has it. `details`: LiteLLM's details of the call."""
-    body: dict[str, Any] = {"content": answer_body(result.mcp_tool_call_response)}
+    content = [part.model_dump(exclude_none=True, by_alias=True) for part in result.mcp_tool_call_response]
+    body: dict[str, Any] = {"content": content}
     original = details.get("original_response")
     structured = getattr(original, "structured_content", None) or getattr(original, "structuredContent", None)
     return body | {"structuredContent": structured} if structured else body
@@ -29,14 +33,24 @@ def body_of_result(result: McpResult, details: Mapping[str, object]) -> dict[str
 
 def mask_result(result: McpResult, changes: Mapping[Path, str]) -> None:
     """Writes masked text into the content. Raises `UnmappableMask`."""
-    in_content = {path[1:]: text for path, text in changes.items() if path[0] == "content"}
+    in_content = {_by_attribute(path[1:]): text for path, text in changes.items() if path[0] == "content"}
     if changes and not in_content:
         raise UnmappableMask("the mask belongs to structured content alone")
     apply_to_answer(result.mcp_tool_call_response, in_content)
 
 
-def refuse_result(result: McpResult, message: str) -> None:
-    """Puts `message` in place of the content."""
+def refuse_result(result: McpResult, message: str, details: Mapping[str, object]) -> None:
+    """Puts `message` in place of the content, as an error. `details`: LiteLLM's, with the result itself among them."""
     from mcp.types import TextContent
 
     result.mcp_tool_call_response[:] = [TextContent(type="text", text=message)]
+    original = details.get("original_response")
+    for name in _IS_ERROR:
+        if hasattr(original, name):
+            setattr(original, name, True)
+
+
+def _by_attribute(path: Path) -> Path:
+    """`path` in the objects of the MCP library, whose fields for `_meta` have another name than in JSON."""
+    place = 2 if path[1:2] == ("resource",) else 1
+    return (*path[:place], "meta", *path[place + 1 :]) if path[place : place + 1] == ("_meta",) else path

@@ -431,6 +431,7 @@ def test_results_of_mcp_tools_are_checked(
     llm.says(text=told)
     result = tell(guarded)
     assert [part["text"] for part in result["content"]] == [expected]
+    assert result["isError"] is (told == BAD)
     (record,) = akto.wait_for("record", 1)
     (answer,) = akto.calls("answer")
     assert json.loads(answer["body"]["responsePayload"])["result"]["content"][0]["text"] == told
@@ -439,6 +440,20 @@ def test_results_of_mcp_tools_are_checked(
     assert payload["jsonrpc"] == "2.0"
     assert ("x-blocked-by" in payload["result"]) is (told == BAD)
     assert "4111-1111" not in record["body"]["responsePayload"]
+    if told != BAD:
+        assert payload["result"]["content"][0]["_meta"] == {"by": "tell"}
+
+
+def test_the_record_of_a_long_mcp_result_is_cut_and_stays_json_rpc(
+    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    llm.says(text=LONG * 60)
+    assert tell(guarded)["content"][0]["text"] == LONG * 60
+    (record,) = akto.wait_for("record", 1)
+    payload = json.loads(record["body"]["responsePayload"])
+    assert (payload["jsonrpc"], payload["id"]) == ("2.0", 1)
+    assert payload["result"]["x-akto-truncated"].endswith(" characters")
+    assert payload["result"]["beginning"].startswith('{"content":[{"type":"text","text":"word0 word1')
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if not route.needs], ids=lambda route: route.name)

@@ -57,7 +57,7 @@ def _tools(_: Body, __: str) -> Body:
 
 def _called(params: Body, told: str) -> Body:
     text = str(params["arguments"].get("text")) if params["name"] == "echo" else told
-    return {"content": [{"type": "text", "text": text}], "isError": False}
+    return {"content": [{"type": "text", "text": text, "_meta": {"by": params["name"]}}], "isError": False}
 
 
 def _prompts(_: Body, __: str) -> Body:

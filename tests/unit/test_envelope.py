@@ -11,6 +11,7 @@ import pytest
 from akto_guardrails.envelope import (
     LONGEST_STRING,
     Sender,
+    cut_record,
     envelope,
     fits,
     fitted,
@@ -225,6 +226,50 @@ def test_a_payload_comes_in_two_shapes(bare: bool, text: str) -> None:
 def test_what_is_left_of_a_long_bare_payload_says_what_it_is() -> None:
     shortened = json.loads(fitted(payload_of({"text": "x" * LONGEST_STRING}, bare=True)))
     assert shortened["body"]["beginning"].startswith('{"text":"xxx')
+
+
+class TestLongJsonRpc:
+    """What is left of a JSON-RPC message is one: the service discards the record of a call with another answer."""
+
+    LONG = "x y" * LONGEST_STRING
+
+    def test_a_result_keeps_its_frame(self) -> None:
+        message = {"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": self.LONG}]}}
+        payload = payload_of(message, bare=True)
+        cut = json.loads(fitted(payload))
+        assert cut.keys() == message.keys()
+        assert (cut["jsonrpc"], cut["id"]) == ("2.0", 1)
+        assert cut["result"]["x-akto-truncated"] == f"{units(payload)} characters"
+        assert cut["result"]["beginning"].startswith('{"content":[{"type":"text","text":"x yx y')
+
+    def test_a_tool_call_keeps_method_and_name(self) -> None:
+        params = {"name": "search", "arguments": {"query": self.LONG}}
+        message = {"jsonrpc": "2.0", "method": "tools/call", "params": params, "id": 1}
+        cut = json.loads(fitted(payload_of(message, bare=True)))
+        assert {**cut, "params": None} == {**message, "params": None}
+        assert cut["params"]["name"] == "search"
+        assert cut["params"]["arguments"]["beginning"].startswith('{"query":"x y')
+
+    def test_any_other_call_keeps_its_method(self) -> None:
+        message = {"jsonrpc": "2.0", "id": "a", "method": "message/send", "params": {"text": self.LONG}}
+        cut = json.loads(fitted(payload_of(message, bare=True)))
+        assert {**cut, "params": None} == {**message, "params": None}
+        assert cut["params"]["beginning"].startswith('{"text":"x y')
+
+    def test_one_that_the_service_refused_stays_one(self) -> None:
+        call = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "f", "arguments": {}}, "id": 1}
+        result = {"jsonrpc": "2.0", "id": 1, "result": {"content": ["x" * 9_000]}}
+        payloads = {"requestPayload": json_text(call), "responsePayload": json_text(result)}
+        cut = json.loads(cut_record(json.dumps(payloads).encode()))
+        assert json.loads(cut["requestPayload"])["params"]["name"] == "f"
+        answer = json.loads(cut["responsePayload"])
+        assert answer["result"]["x-akto-truncated"] == "refused by the service"
+        assert len(answer["result"]["beginning"]) == 4_000
+
+    @pytest.mark.parametrize("rest", [{"id": "x" * LONGEST_STRING, "params": {}}, {"error": "x" * LONGEST_STRING}])
+    def test_what_cannot_keep_its_frame_is_cut_like_any_other(self, rest: dict[str, Any]) -> None:
+        payload = payload_of({"jsonrpc": "2.0", **rest}, bare=True)
+        assert payload.startswith(json.loads(fitted(payload))["body"]["beginning"])
 
 
 class TestToolTags:

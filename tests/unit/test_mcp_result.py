@@ -16,8 +16,11 @@ from unit.samples import CARD, MASKED_CARD
 class Content(SimpleNamespace):
     """A piece of content as the MCP library has it."""
 
-    def model_dump(self, *, exclude_none: bool) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if not (exclude_none and value is None)}
+    def model_dump(self, *, exclude_none: bool, by_alias: bool) -> dict[str, object]:
+        names = {"meta": "_meta", "mime_type": "mimeType"} if by_alias else {}
+        return {
+            names.get(name, name): value for name, value in vars(self).items() if not (exclude_none and value is None)
+        }
 
 
 def result(*texts: str) -> Any:
@@ -28,6 +31,14 @@ def result(*texts: str) -> Any:
 def test_a_result_is_its_content_as_plain_data() -> None:
     body = body_of_result(result("one", "two"), {})
     assert body == {"content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}
+
+
+def test_a_result_has_the_names_of_the_protocol() -> None:
+    answer = SimpleNamespace(
+        mcp_tool_call_response=[Content(type="audio", data="UklG", mime_type="audio/wav", meta={"k": "text"})]
+    )
+    (part,) = body_of_result(answer, {})["content"]  # type: ignore[arg-type]
+    assert part == {"type": "audio", "data": "UklG", "mimeType": "audio/wav", "_meta": {"k": "text"}}
 
 
 @pytest.mark.parametrize("name", ["structured_content", "structuredContent"])
@@ -64,19 +75,33 @@ def test_a_mask_of_what_is_not_there_has_no_place() -> None:
         mask_result(result("one"), {("content", 1, "text"): MASKED_CARD})
 
 
+def test_masked_metadata_is_written_where_the_library_keeps_it() -> None:
+    part = Content(type="resource", meta={"_meta": CARD}, resource=Content(uri="mock://a", meta={"k": CARD}))
+    answer: Any = SimpleNamespace(mcp_tool_call_response=[part])
+    places: list[tuple[str | int, ...]] = [("content", 0, "_meta", "_meta"), ("content", 0, "resource", "_meta", "k")]
+    mask_result(answer, dict.fromkeys(places, MASKED_CARD))
+    assert part.meta == {"_meta": MASKED_CARD}
+    assert part.resource.meta == {"k": MASKED_CARD}
+
+
 def test_no_mask_changes_nothing() -> None:
     answer = result(CARD)
     mask_result(answer, {})
     assert answer.mcp_tool_call_response[0].text == CARD
 
 
-def test_a_refused_result_is_replaced_by_the_message_in_the_very_list(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["is_error", "isError"])
+def test_a_refused_result_is_replaced_by_the_message_in_the_very_list(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     types = ModuleType("mcp.types")
     types.TextContent = Content  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mcp", ModuleType("mcp"))
     monkeypatch.setitem(sys.modules, "mcp.types", types)
     answer = result("one", CARD)
     content = answer.mcp_tool_call_response
-    refuse_result(answer, "Blocked by Akto Guardrails")
+    original = SimpleNamespace(**{name: False})
+    refuse_result(answer, "Blocked by Akto Guardrails", {"original_response": original})
     assert answer.mcp_tool_call_response is content
     assert content == [Content(type="text", text="Blocked by Akto Guardrails")]
+    assert vars(original) == {name: True}, "it is an error now"
