@@ -117,7 +117,7 @@ def envelope(
             "path": identity.route[:_LONGEST_NAME],
             "requestHeaders": json_text(headers),
             "responseHeaders": _RESPONSE_HEADERS,
-            "method": "POST",
+            "method": identity.method,
             "requestPayload": request_payload,
             "responsePayload": response_payload,
             "ip": identity.client_ip[:_LONGEST_NAME],

@@ -339,14 +339,17 @@ class Guard:
         self, data: dict[str, Any], subject: Subject, key: KeyHolder, call_type: str, earlier_mark: Key | None
     ) -> Exchange:
         passed_through = call_type == PASS_THROUGH
+        request = current_request()
         identity = identity_of(
             what_the_client_says(data) if passed_through else data,
             key,
-            current_request(),
+            request,
             default_collection=self._settings.default_collection,
             trust_client_agent_name=self._settings.trust_client_agent_name,
             forward_headers=self._settings.forward_headers,
         )
+        if call_type in _PASSED_THROUGH and request is not None and not request.is_websocket:
+            identity = replace(identity, method=request.method)
         model = subject.content.get("model")
         if call_type in (MCP_CALL, MCP_LIST):
             server = str(data.get("mcp_server_name") or "")

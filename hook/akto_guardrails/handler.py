@@ -80,7 +80,6 @@ class GuardrailsHandler(CustomLogger):
         self._window = Window() if settings.stream_guard == "window" else None
         # Streams that are held back need a sign of life on the wire.
         self.keep_alive_seconds = _KEEP_ALIVE_SECONDS if settings.response_guardrails else None
-        _log.info("GuardrailsHandler initialized | sync_mode=%s", settings.sync_mode)
 
     async def async_pre_call_hook(
         self,
@@ -251,6 +250,8 @@ class GuardrailsHandler(CustomLogger):
 
     def start(self, *, has_metrics: bool = False) -> None:
         """Begins the work of a worker that is about to serve; `has_metrics`: LiteLLM serves `/metrics`."""
+        # Not earlier: whether lines are to be JSON may stand in LiteLLM's config.
+        _log.info("GuardrailsHandler initialized | sync_mode=%s", self._mode == "blocking")
         self._guard.start()
         self._reporter.start(metrics_of_worker(self._mode, is_served=has_metrics))
 

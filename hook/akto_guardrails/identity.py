@@ -51,7 +51,10 @@ class KeyHolder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The caller of one request. `headers` is what Akto gets as the request's headers, `host` included."""
+    """The caller of one request. `headers` is what Akto gets as the request's headers, `host` included.
+
+    `method`: another one than POST on pass-through routes alone.
+    """
 
     collection: str
     call_id: str
@@ -61,6 +64,7 @@ class Identity:
     key_alias: str
     team_id: str
     user_id: str
+    method: str = "POST"
 
 
 @dataclass(slots=True)
@@ -203,9 +207,9 @@ def _client_ip(buckets: Buckets | None, request: ClientRequest | None) -> str:
 
     `buckets`: None on pass-through routes, where all metadata is the client's.
     """
-    if buckets is None:
-        return (request.address if request is not None else "") or _UNKNOWN_ADDRESS
-    return _first(buckets, "requester_ip_address") or _UNKNOWN_ADDRESS
+    named = "" if buckets is None else _first(buckets, "requester_ip_address")
+    # LiteLLM notes none for queued requests and for connections.
+    return named or (request.address if request is not None else "") or _UNKNOWN_ADDRESS
 
 
 def _string(value: object) -> str:

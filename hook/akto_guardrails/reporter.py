@@ -63,9 +63,10 @@ class Reporter:
             self._log_changes()
 
     def _log_changes(self) -> None:
-        """One line, if anything was counted since the last."""
+        """One line, if anything was counted since the last, or since the start."""
         counts = self._counters.report()
-        if self._metrics is None and counts != self._logged:
+        is_unused = not self._logged and not self._counters.snapshot() and not any(self._counters.levels().values())
+        if self._metrics is None and counts != self._logged and not is_unused:
             _log.info("counters | %s", orjson.dumps(counts).decode())
         self._logged = counts
 

@@ -46,14 +46,14 @@ def ensure_guarded() -> None:
     from akto_guardrails import proxy_handler_instance as guard
 
     def before_callbacks_are_used() -> None:
-        keep_one_guard(litellm.callbacks, guard)
-        # Unset, and known to this release.
-        if guard.keep_alive_seconds and getattr(litellm, "sse_keepalive_ping_interval_seconds", 0) is None:
-            litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
         if getattr(litellm, "json_logs", False):
             from litellm._logging import JsonFormatter
 
             log_as(JsonFormatter())
+        keep_one_guard(litellm.callbacks, guard)
+        # Unset, and known to this release.
+        if guard.keep_alive_seconds and getattr(litellm, "sse_keepalive_ping_interval_seconds", 0) is None:
+            litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
         guard.start(has_metrics=any(getattr(route, "path", None) == "/metrics" for route in proxy_server.app.routes))
 
     async def close() -> None:

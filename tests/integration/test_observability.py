@@ -194,6 +194,8 @@ def test_a_request_whose_mask_cannot_be_applied_is_shown_as_blocked(
 
 def test_the_guards_lines_are_json_where_litellms_are(start_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
     proxy: GuardedProxy = start_proxy(config=proxy_config(litellm_settings={"json_logs": True}))
+    (first,) = [line for line in proxy.logs().splitlines() if "GuardrailsHandler initialized" in line]
+    assert json.loads(first)["message"] == "GuardrailsHandler initialized | sync_mode=True"
     answer = proxy.chat("zebra-block")
     lines = [json.loads(line) for line in proxy.logs().splitlines() if '"event": "blocked"' in line]
     assert len(lines) == 1

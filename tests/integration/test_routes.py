@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import requests
 from testcontainers.core.network import Network
 
 from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm
@@ -66,12 +67,24 @@ def test_an_allowed_request_is_checked_answered_and_recorded_once(
     assert len(checks) == exchanges(request) + route.retrieves
     for call in checks + records:
         assert_filed_under(route, call)
+        assert call["body"]["ip"] != "0.0.0.0"
     assert HARMLESS in payloads(checks)
     assert HARMLESS in payloads(records)
     assert {record["body"]["statusCode"] for record in records} == {"200"}
     assert " object at 0x" not in readable(records), "an answer is recorded by the name of Python's object"
     if route.streams:
         assert "Hello from the mock model." in readable(records), records[0]["body"]["responsePayload"]
+
+
+def test_a_request_that_is_passed_through_is_filed_under_its_method(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    headers = {"Authorization": "Bearer sk.checkout-agent"}
+    body = {"ticket": {"note": HARMLESS}}
+    answer = requests.put(f"{routes_proxy.url}/support", json=body, headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    akto.wait_for("record", 1)
+    assert [call["body"]["method"] for call in akto.calls()] == ["PUT", "PUT"]
 
 
 @every_place

@@ -554,6 +554,17 @@ class TestPassedThrough:
 
         asyncio.run(main())
 
+    @pytest.mark.parametrize("call_type", ["pass_through_endpoint", "allm_passthrough_route", "acompletion"])
+    def test_its_method_is_the_clients(self, call_type: str) -> None:
+        guarded = Guarded()
+
+        async def main() -> None:
+            begin({"type": "http", "method": "PUT", "path": "/support", "headers": []})
+            await guarded.guard.check_request(chat("hello"), Key(), call_type)
+
+        asyncio.run(main())
+        assert [check["method"] for check in guarded.client.checks] == ["POST" if call_type == "acompletion" else "PUT"]
+
     def test_the_whole_body_is_checked_and_recorded_with_its_answer(self) -> None:
         guarded = Guarded()
         self.run(guarded, {"message": "hello", "chat_history": [{"message": "before"}], "temperature": 0.2})

@@ -284,7 +284,8 @@ class TestRequestItself:
                 "203.0.113.7",
                 "10.1.2.3",
             ),
-            ({"proxy_server_request": {}}, "203.0.113.7", "0.0.0.0"),
+            ({"proxy_server_request": {}}, "203.0.113.7", "203.0.113.7"),
+            ({"proxy_server_request": {}}, "", "0.0.0.0"),
         ],
     )
     def test_its_peer_is_the_client_where_litellm_names_none(

@@ -57,6 +57,13 @@ def test_one_line_with_all_numbers_and_none_when_nothing_has_changed(
     assert numbers == {"checks_allow": 3, "breaker_open": 1, "check_seconds": {"sum": 0.0}}
 
 
+def test_a_worker_without_requests_logs_no_zeros(tmp_path: Path, lines: pytest.LogCaptureFixture) -> None:
+    counters = Counters()
+    counters.add_level("breaker_open", lambda: 0)
+    run(counters, tmp_path, 0.5)
+    assert lines.records == []
+
+
 def test_the_file_is_there_while_the_worker_runs_and_only_then(tmp_path: Path) -> None:
     directory = reports_directory(str(tmp_path))
     counters = Counters()

@@ -90,6 +90,17 @@ def test_the_guard_is_in_place_before_litellm_uses_its_callbacks(monkeypatch: py
     assert proxy.events == ["guard started, metrics: True", ("startup", [proxy.guard, "otel"], ("a",), {"b": "c"})]
 
 
+def test_lines_are_json_before_the_first_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+    sys.modules["litellm"].json_logs = True  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "litellm._logging", SimpleNamespace(JsonFormatter=lambda: "JSON"))
+    monkeypatch.setattr("akto_guardrails.worker_startup.log_as", proxy.events.append)
+    monkeypatch.setattr("akto_guardrails.worker_startup.keep_one_guard", lambda *_: proxy.events.append("kept"))
+    ensure_guarded()
+    proxy.server.proxy_logging_obj.startup_event()
+    assert proxy.events[:3] == ["JSON", "kept", "guard started, metrics: True"]
+
+
 def test_the_guard_is_closed_after_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = FakeProxy(monkeypatch)
     ensure_guarded()
