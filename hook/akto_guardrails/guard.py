@@ -48,6 +48,10 @@ BLOCKED: Final = "Blocked by Akto Guardrails"
 _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applied"
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
 _ANSWER_TOO_LARGE: Final = "Answer too large to be checked by Akto Guardrails"
+_MIXED_CHOICES: Final = (
+    "Refused by Akto Guardrails: of a streamed text completion with several choices (`n`, or a list of prompts) the"
+    " answer cannot be checked; ask without `stream`"
+)
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
 
 # What is told of a check whose mask could not be put back.
@@ -454,7 +458,11 @@ class Guard:
     def checks_answers(self, data: Mapping[str, object]) -> bool:
         """Whether the answer to the request that `data` belongs to has to be checked before anybody gets it."""
         exchange = self._answered(data) if self._settings.response_guardrails else None
-        return self._settings.sync_mode and exchange is not None and exchange.call_type in _SPOKEN
+        return exchange is not None and self._checks_answer_of(exchange)
+
+    def _checks_answer_of(self, exchange: Exchange) -> bool:
+        settings = self._settings
+        return settings.response_guardrails and settings.sync_mode and exchange.call_type in _SPOKEN
 
     async def check_answer(
         self, data: Mapping[str, object], body: object, released: Callable[[], object] = _nothing
@@ -486,6 +494,18 @@ class Guard:
         exchange = self._answered(data)
         if exchange is not None and judgement.changes:
             self._journal.masked(exchange, judgement)
+
+    def refuse_mixed_choices(self) -> None:
+        """Refuses the request that is served, because LiteLLM would mix up the choices of its answer.
+
+        Does nothing where the answer is not checked.
+        """
+        request, exchange = current_request(), latest_exchange.get()
+        if request is None or exchange is None or exchange.at_gate or not self._checks_answer_of(exchange):
+            return
+        request.refused = Refusal(400, _MIXED_CHOICES, judged=False)
+        note_outcome("blocked")
+        self._refuse(exchange, request.refused)
 
     def refusal_of_answer_mask(
         self, data: Mapping[str, object], body: object, error: Exception, released: Callable[[], object] = _nothing

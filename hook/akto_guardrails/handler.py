@@ -17,6 +17,7 @@ from typing import Any, Final
 from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.litellm_core_utils.get_llm_provider_logic import get_llm_provider
 from litellm.proxy._types import ProxyException
 
 from akto_guardrails.checker import Judgement
@@ -28,6 +29,7 @@ from akto_guardrails.identity import KeyHolder
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
 from akto_guardrails.metrics import metrics_of_worker
+from akto_guardrails.mixed_choices import asks_for_several, mixes_choices
 from akto_guardrails.reporter import Reporter
 from akto_guardrails.settings import Settings
 from akto_guardrails.shown import ShownByLiteLLM
@@ -110,8 +112,11 @@ class GuardrailsHandler(CustomLogger):
         `call_type` is an enum whose values are the pre-call hook's words, or None when LiteLLM has no entry for it.
         """
         self._shown.is_under_way(kwargs)
+        kind = str(getattr(call_type, "value", call_type))
         try:
-            await self._guard.check_attempt(kwargs, str(getattr(call_type, "value", call_type)))
+            await self._guard.check_attempt(kwargs, kind)
+            if asks_for_several(kwargs) and mixes_choices(kind, str(kwargs.get("model")), _provider_of(kwargs)):
+                self._guard.refuse_mixed_choices()
         except Refusal as refusal:
             raise HTTPException(refusal.status, refusal.message) from None
 
@@ -388,6 +393,15 @@ def _for_litellm(refusal: Refusal) -> GuardrailRaisedException:
         # Without these the two releases answer "None".
         error.type, error.param = "permission_error", None
     return error
+
+
+def _provider_of(kwargs: Mapping[str, Any]) -> str:
+    """LiteLLM's word for where a call of a model goes; nothing where it has none, and makes no call."""
+    try:
+        names = {name: kwargs.get(name) for name in ("custom_llm_provider", "api_base")}
+        return str(get_llm_provider(str(kwargs.get("model")), **names)[1])
+    except Exception:  # noqa: BLE001 - LiteLLM says so itself, later
+        return ""
 
 
 def _error_body(error: Exception) -> dict[str, object]:

@@ -328,6 +328,23 @@ def test_a_block_in_a_later_window_ends_the_stream_with_an_error_of_the_api(
     assert said in json.dumps(recorded["released"]), "what the client got is recorded, too"
 
 
+def test_a_stream_whose_choices_litellm_mixes_up_is_refused(either: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    instruct = {"model": "instruct", "stream": True}
+    for path, body in (
+        ("/v1/completions", {"prompt": "hello", "n": 2}),
+        ("/v1/completions", {"prompt": ["hello", "bye"]}),
+        ("/v1/chat/completions", chat_body("hello", n=2)),
+    ):
+        akto.reset()
+        response = either.post(path, {**body, **instruct})
+        assert response.status_code == 400
+        assert "several choices" in response.json()["error"]["message"]
+        (record,) = akto.wait_for("record", 1)
+        assert record["body"]["statusCode"] == "400"
+    assert llm.requests() == []
+    assert either.post("/v1/completions", {"prompt": ["hello"], **instruct}).status_code == 200
+
+
 def test_text_comes_out_before_the_stream_has_ended(windowed: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
     llm.says(text=" ".join("word" * 120 for _ in range(8)))
     response = windowed.post("/v1/chat/completions", chat_body("slowly", stream=True), stream=True)
