@@ -31,6 +31,9 @@ _MOST_READ_AHEAD: Final = 64
 _LATE: Final = object()
 _END: Final = object()
 
+# Streams that are being closed: the event loop itself keeps no task alive.
+_closing: Final[set[asyncio.Task[None]]] = set()
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -123,15 +126,23 @@ async def _windowed(
 
 
 async def _close(items: AsyncIterator[object], reader: _Reader | None = None) -> None:
-    # A server that has lost its client cancels every wait of the task until it has ended.
+    # A server that has lost its client cancels every wait of the task until it has ended, and LiteLLM cancels the task
+    # as well, which no scope keeps off: closing goes on in a task of its own whether it is waited for or not.
+    closing = asyncio.create_task(_closed(items, reader))
+    _closing.add(closing)
+    closing.add_done_callback(_closing.discard)
     with anyio.CancelScope(shield=True):
-        if reader is not None:
-            await reader.close()
-        aclose = getattr(items, "aclose", None)
-        if aclose is not None:
-            # Must not take the place of what ended the stream.
-            with contextlib.suppress(Exception):
-                await aclose()
+        await asyncio.shield(closing)
+
+
+async def _closed(items: AsyncIterator[object], reader: _Reader | None) -> None:
+    if reader is not None:
+        await reader.close()
+    aclose = getattr(items, "aclose", None)
+    if aclose is not None:
+        # Must not take the place of what ended the stream.
+        with contextlib.suppress(Exception):
+            await aclose()
 
 
 class _Reader:

@@ -341,7 +341,7 @@ def test_a_stream_whose_choices_litellm_mixes_up_is_refused(either: GuardedProxy
         assert "several choices" in response.json()["error"]["message"]
         (record,) = akto.wait_for("record", 1)
         assert record["body"]["statusCode"] == "400"
-    assert llm.requests() == []
+    assert not any("completions" in request["path"] for request in llm.requests())
     assert either.post("/v1/completions", {"prompt": ["hello"], **instruct}).status_code == 200
 
 
@@ -353,6 +353,21 @@ def test_text_comes_out_before_the_stream_has_ended(windowed: GuardedProxy, akto
     assert len(with_text) == 8
     assert came[-1][1] == b"data: [DONE]"
     assert with_text[-1] - with_text[0] > 3, "the first text came seconds before the last"
+
+
+@pytest.mark.parametrize("api", APIS[:2], ids=lambda api: api.name)
+def test_a_stream_is_read_no_further_when_its_client_has_left(
+    windowed: GuardedProxy, akto: MockAkto, llm: MockLlm, api: Api
+) -> None:
+    llm.says(text=LONG, size=400)
+    path, body = request_to(api, "slowly", stream=True)
+    with windowed.post(path, body, stream=True) as response:
+        next(line for line in response.iter_lines() if b"word1" in line)
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "499"
+    (asked,) = llm.requests()
+    time.sleep(2.5)  # the model says a part a second
+    assert llm.requests()[0]["parts"] <= asked["parts"] + 1 < 10
 
 
 @pytest.mark.parametrize(

@@ -585,6 +585,51 @@ def test_when_the_client_leaves_the_stream_is_closed(window: Window | None, how:
     asyncio.run(read())
 
 
+class Unwilling:
+    """A stream that takes its time to end, is no generator and has to be closed, like those of LiteLLM."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self._items = iter([chunk(content="text " * 20)])
+
+    def __aiter__(self) -> Unwilling:
+        return self
+
+    async def __anext__(self) -> Item:
+        for item in self._items:
+            return item
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02)
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0.02)
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL], ids=["buffer", "window"])
+def test_a_stream_is_closed_however_often_its_reader_is_cancelled(window: Window | None) -> None:
+    source = Unwilling()
+
+    async def read() -> None:
+        async for _ in guarded(source, Judge(), window):
+            pass
+
+    async def main() -> None:
+        reading = asyncio.create_task(read())
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert reading.cancelled()
+        await asyncio.sleep(0.1)
+        assert source.is_closed
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
 class Left:
     """A stream that pauses after some items, and a reader who leaves: what it got, and what nobody got."""
 
