@@ -29,7 +29,7 @@ from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.records import TOO_DEEP, Records, as_object, at_mcp_server
 from akto_guardrails.settings import Settings
-from akto_guardrails.streaming import body_of_stream
+from akto_guardrails.streaming import StreamedAnswer
 from akto_guardrails.subject import (
     MCP_CALL,
     MCP_LIST,
@@ -545,6 +545,11 @@ class Guard:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
         self.finished_exchange(key_of(data), answer, status)
 
+    def failed(self, data: Mapping[str, object], error: Mapping[str, object], status: int) -> None:
+        """The same for a call that failed: its `error`, beside what was sent of a stream that is passed through."""
+        said, _ = _passed_through(current_request())
+        self.finished(data, {**(said or {}), **error} or None, status)
+
     def finished_exchange(self, key: Key, answer: object, status: int) -> None:
         """The same for the exchange with this mark."""
         status = self._awaited.status_of(key, status)
@@ -570,8 +575,8 @@ class Guard:
             # On some routes LiteLLM calls no hook for an error.
             error = {"error": {"message": f"answered with HTTP status {status}"}}
             self._finished_without_hook(key, error, status)
-        elif request.stream:
-            self._finished_without_hook(key, request.stream, status, is_cut=request.is_stream_cut)
+        elif request.stream or (request.stream is not None and request.is_answered):
+            self._stream_ended(key, request, status)
         elif status >= 400:
             self._awaited.add(key, status, _LEFT_SECONDS)
         else:
@@ -583,13 +588,17 @@ class Guard:
             self._counters.add("answers_missed")
             self._finished_without_hook(key, None, status)
 
-    def _finished_without_hook(self, key: Key, answer: object, status: int, *, is_cut: bool = False) -> None:
+    def _finished_without_hook(self, key: Key, answer: object, status: int) -> None:
         try:
-            body = body_of_stream(answer) if isinstance(answer, bytearray) else answer
-            if is_cut:
-                body = {**(body if isinstance(body, dict) else {}), "x-akto-truncated": "the stream goes on"}
-            self.finished_exchange(key, body, status)
+            self.finished_exchange(key, answer, status)
         except Exception as error:  # noqa: BLE001 - called by the server or the event loop, which would print its text
+            self.note_internal_error(error)
+
+    def _stream_ended(self, key: Key, request: ClientRequest, status: int) -> None:
+        try:
+            body, told = _passed_through(request)
+            self.finished_exchange(key, body, told if status == 200 else status)
+        except Exception as error:  # noqa: BLE001 - the same
             self.note_internal_error(error)
 
     def _answered(self, data: Mapping[str, object]) -> Exchange | None:
@@ -642,6 +651,18 @@ def _may_carry_text(call_type: str) -> bool:
 def _is_sent_as_read() -> bool:
     request = current_request()
     return request is not None and request.path.startswith(_SENT_AS_READ)
+
+
+def _passed_through(request: ClientRequest | None) -> tuple[dict[str, object] | None, int]:
+    """What was sent of a stream that is passed through, and the status it has by what it says itself."""
+    answer = StreamedAnswer()
+    if request is not None and request.stream:
+        answer.add(request.stream)
+    body = answer.body()
+    said = body if isinstance(body, dict) else None
+    if request is not None and request.is_stream_cut:
+        said = {**(said or {}), "x-akto-truncated": "the stream goes on"}
+    return said, answer.error_status or 200
 
 
 def _status_at_end(request: ClientRequest) -> int:

@@ -168,8 +168,10 @@ class GuardrailsHandler(CustomLogger):
                 except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
                     self._guard.note_internal_error(error)
                 yield item
-        except (asyncio.CancelledError, GeneratorExit):
-            status = CLIENT_LEFT
+        except (asyncio.CancelledError, GeneratorExit) as end:
+            # LiteLLM closes a Gemini stream whose first event is an error, and answers with the status in that.
+            is_turned_down = isinstance(end, GeneratorExit) and answer.error_status is not None
+            status = 200 if is_turned_down else CLIENT_LEFT
             if checking is not None:
                 await checking.aclose()
             raise
@@ -221,7 +223,11 @@ class GuardrailsHandler(CustomLogger):
     ) -> None:
         """Records a request whose model call failed. The guard's own refusals come by here too, recorded already."""
         status = _status_of(original_exception)
-        self._finished(request_data, None if status == CLIENT_LEFT else _error_body(original_exception), status)
+        try:
+            error = {} if status == CLIENT_LEFT else _error_body(original_exception)
+            self._guard.failed(request_data, error, status)
+        except Exception as failure:  # noqa: BLE001 - a record that cannot be made must not break the answer
+            self._guard.note_internal_error(failure)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: object, call_type: object
@@ -370,6 +376,8 @@ class GuardrailsHandler(CustomLogger):
     ) -> None:
         try:
             body = answer.body() if isinstance(answer, StreamedAnswer) else answer_body(answer)
+            if isinstance(answer, StreamedAnswer) and status == 200:
+                status = answer.error_status or status
             if failure is not None:
                 body = (body if isinstance(body, dict) else {}) | _error_body(failure)
             self._guard.finished(data, body, status)

@@ -49,10 +49,12 @@ class StreamedAnswer:
     """Collects the items of one stream; `body` is then the answer as it would have looked unstreamed.
 
     `texts` has the streamed text by its target, `facts` the names and ids by the target of what they belong to, and
-    `alone` the strings that belong nowhere.
+    `alone` the strings that belong nowhere. `error_status`: the HTTP status of an error that the stream told of; None
+    without one.
     """
 
     def __init__(self) -> None:
+        self.error_status: int | None = None
         self.facts: dict[Path, dict[str, object]] = {}
         self.texts: dict[Path, StreamedText] = {}
         self.alone: dict[str, None] = {}
@@ -104,6 +106,7 @@ class StreamedAnswer:
             self.note(unit)
             if unit.goes_on:
                 continue
+            self.error_status = self.error_status or status_of_error(unit.data)
             usage = answer_body(entry(unit.data, "usage") or entry(entry(unit.data, "message"), "usage"))
             if isinstance(usage, dict):
                 self._usage["usage"] = {**self._usage.get("usage", {}), **usage}  # type: ignore[dict-item]
@@ -165,11 +168,16 @@ def _list_in(body: Mapping[str, object], name: str) -> list[object]:
     return found if isinstance(found, list) else []
 
 
-def body_of_stream(stream: bytes | bytearray) -> object:
-    """The answer in the bytes of a whole stream; None when there is none."""
-    answer = StreamedAnswer()
-    answer.add(stream)
-    return answer.body()
+def status_of_error(event: Any) -> int | None:
+    """The HTTP status to record for an event that tells of an error: its own, or 500; None for any other event."""
+    kind = entry(event, "type")
+    error = entry(event, "error")
+    if getattr(kind, "value", kind) not in ("error", "response.failed"):
+        is_answer = entry(event, "choices") is not None or entry(event, "candidates") is not None
+        if is_answer or not (error and isinstance(error, (dict, str))):
+            return None
+    code = str(entry(error, "code") or entry(event, "code"))
+    return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
 
 
 class _GeminiAnswer:

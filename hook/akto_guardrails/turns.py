@@ -11,7 +11,7 @@ from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal
 from akto_guardrails.identity import KeyHolder
 from akto_guardrails.json_text import parsed_json
 from akto_guardrails.socket_guard import RefusedTurn
-from akto_guardrails.streaming import StreamedAnswer
+from akto_guardrails.streaming import StreamedAnswer, status_of_error
 
 # The message that asks for an answer.
 _TURN: Final = "response.create"
@@ -51,14 +51,14 @@ class Turns:
             return
         kind = event.get("type")
         if kind == "error":
-            self._finish(500, event)
+            self._finish(status_of_error(event) or 500, event)
             return
         try:
             self._answer.add(event)
         except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the connection
             self._guard.note_internal_error(error)
         if kind in _LAST_EVENTS:
-            self._finish(200)
+            self._finish(self._answer.error_status or 200)
 
     def end(self) -> None:
         """The client has gone, or the connection is over. May be called again."""

@@ -148,8 +148,15 @@ def cases_of_the_plain_proxy() -> Iterator[Case]:
         # On Anthropic's route LiteLLM does not always hand on what came last before the break.
         said = "" if name == "messages" else BEGINNING
         yield Case("plain", f"stream breaks, {name}", to(name, stream=True), breaks, None, "500", said)
-    for name in ("pass-through to OpenAI", "pass-through to vLLM"):
-        yield Case("plain", f"stream breaks, {name}", to(name, stream=True), breaks, None, "500")
+    for name in passed_through:
+        yield Case("plain", f"stream breaks, {name}", to(name, stream=True), breaks, None, "500", BEGINNING)
+    for name in ("messages", "messages of an OpenAI model", "pass-through to Anthropic"):
+        yield Case("plain", f"error event, {name}", to(name, stream=True), "go wrong", None, "500", BEGINNING)
+    for name in ("gemini", "pass-through to OpenAI", "pass-through to vLLM"):
+        yield Case("plain", f"error event, {name}", to(name, stream=True), "go wrong", None, "503", BEGINNING)
+    for name in ("gemini", "pass-through to OpenAI"):
+        at_once = "go wrong at once"
+        yield Case("plain", f"error event alone, {name}", to(name, stream=True), at_once, None, "503", "overloaded")
     for name in (*LATE, "chat", "responses", "queue", "rag"):
         yield Case("plain", f"model fails, {name}", to(name), fails, None, "500")
     yield Case("plain", "unknown model", to("unknown model"), "", None, "400")

@@ -3,7 +3,8 @@
 Paths are matched without their version (`/v1`, `/v1beta`). Words in a request steer the answer: `please fail` gives
 HTTP 500, `rate limit` 429, `call a tool` a tool call, `a long answer` 440,000 characters, `after a while` a pause of
 two seconds before anything is answered, `slowly` one of a second before each part of a stream, `break off` a connection
-cut in mid-stream. Of a stream, the number of `parts` sent so far is kept with its request.
+cut in mid-stream, `go wrong` an error event there, `go wrong at once` nothing but that. Of a stream, the number of
+`parts` sent so far is kept with its request.
 """
 
 from __future__ import annotations
@@ -128,6 +129,9 @@ async def _streamed(
             assert request.transport is not None
             request.transport.abort()
             return response
+        if "go wrong" in asked and number == (0 if "go wrong at once" in asked else 3):
+            await response.write(shapes.error_event(request.path))
+            break
         await response.write(event)
         kept["parts"] = number + 1
     await response.write_eof()

@@ -205,6 +205,15 @@ def generated_stream(body: Body) -> Iterator[bytes]:
     yield _data({**whole, "candidates": [end]})
 
 
+def error_event(path: str) -> bytes:
+    """What a stream ends with when a provider cannot go on."""
+    if path.endswith("/messages"):
+        return _event("error", {"error": {"type": "overloaded_error", "message": "overloaded"}})
+    if path.endswith("/responses"):
+        return _event("response.failed", {"response": {"id": "resp_mock", "status": "failed", "output": []}})
+    return _data({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}})
+
+
 def _data(body: Body) -> bytes:
     return f"data: {json.dumps(body)}\n\n".encode()
 

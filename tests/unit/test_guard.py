@@ -898,6 +898,45 @@ class TestEndOfTheRequest:
         assert ("x-akto-truncated" in answer_of(record)) is is_cut
 
     @staticmethod
+    def passed_through(guarded: Guarded, *parts: bytes, failure: dict[str, Any] | None = None) -> None:
+        """A stream of these parts passed through, which ends well, or with a failure that LiteLLM tells of."""
+
+        async def main() -> None:
+            request = came_in("/openai/v1/chat/completions")
+            data = {"messages": [{"role": "user", "content": "hello"}], "litellm_logging_obj": LoggingObject()}
+            await guarded.guard.check_request(data, Key(), "pass_through_endpoint")
+            request.began(200, [(b"content-type", b"text/event-stream")])
+            for part in parts:
+                request.sent(part, is_last=False)
+            if failure is None:
+                request.sent(b"", is_last=True)
+            else:
+                guarded.guard.failed(data, failure, 500)
+            request.end()
+
+        asyncio.run(main())
+
+    def test_a_stream_passed_through_in_which_nothing_came_is_recorded_at_once(self) -> None:
+        guarded = Guarded()
+        self.passed_through(guarded)
+        (record,) = guarded.records
+        assert (record["status"], record["responsePayload"]) == ("200", None)
+        assert "answers_missed" not in guarded.counters.snapshot()
+
+    def test_a_stream_passed_through_that_tells_of_an_error_is_recorded_with_its_status(self) -> None:
+        guarded = Guarded()
+        self.passed_through(guarded, b'data: {"note": "said"}\n\n', b'data: {"error": {"code": 503}}\n\n')
+        (record,) = guarded.records
+        assert (record["status"], answer_of(record)) == ("503", {"events": ["said"]})
+
+    def test_a_stream_passed_through_that_breaks_off_is_recorded_with_what_was_sent(self) -> None:
+        guarded = Guarded()
+        self.passed_through(guarded, b'data: {"note": "said"}\n\n', failure={"error": {"message": "broken off"}})
+        (record,) = guarded.records
+        assert record["status"] == "500"
+        assert answer_of(record) == {"events": ["said"], "error": {"message": "broken off"}}
+
+    @staticmethod
     def run(
         guarded: Guarded,
         seconds: float,

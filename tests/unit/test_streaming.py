@@ -308,6 +308,40 @@ def test_an_error_after_the_text_of_a_gemini_answer_is_kept() -> None:
     assert body["events"] == ["overloaded"]
 
 
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "overloaded"}}, 500),
+        ({"type": "error", "code": "429", "message": "slow down"}, 429),
+        ({"type": "response.failed", "response": {"id": "r", "error": {"code": "server_error"}}}, 500),
+        ({"error": {"code": 503, "message": "overloaded"}}, 503),
+        ({"error": {"code": "rate_limit_exceeded", "message": "slow down"}}, 500),
+        ({"error": {"code": 200}}, 500),
+        ({"error": "out of order"}, 500),
+        ({"error": None}, None),
+        ({"error": False}, None),
+        ({"choices": [], "error": None}, None),
+        ({"choices": [{"index": 0, "delta": {"content": "error"}}]}, None),
+        ({"type": "response.incomplete", "response": {"id": "r", "error": None}}, None),
+        ({"candidates": [{"content": {"parts": [{"text": "error"}]}}]}, None),
+        ({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "error"}}, None),
+    ],
+)
+@pytest.mark.parametrize("raw", [True, False])
+def test_an_error_that_a_stream_tells_of_has_a_status(event: dict[str, Any], status: int | None, raw: bool) -> None:
+    answer = StreamedAnswer()
+    answer.add(f"data: {json.dumps(event)}\n\n".encode() if raw else event)
+    answer.add(b'data: {"type": "ping"}\n\n')
+    assert answer.error_status == status
+
+
+def test_the_status_of_an_error_whose_event_has_no_end_is_known_in_the_end() -> None:
+    answer = StreamedAnswer()
+    answer.add(b'data: {"error": {"code": 503}}')
+    answer.body()
+    assert answer.error_status == 503
+
+
 def test_strings_of_unknown_events_are_listed_once() -> None:
     raw = b'event: x\ndata: {"a": {"b": "one"}}\n\ndata: {"c": ["one", "two"]}\n\ndata: [DONE]\n\n: ping\n\n'
     assert body_of(raw) == {"events": ["one", "two"]}

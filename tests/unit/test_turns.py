@@ -179,6 +179,24 @@ def test_a_refused_turn_is_recorded_as_that_and_the_next_one_read() -> None:
     assert [said(record)[:2] for record in guarded.records] == [("poison", "403"), ("one", "200")]
 
 
+def test_a_turn_that_failed_has_the_status_of_one() -> None:
+    guarded = Guarded()
+    failed = {"type": "response.failed", "response": {"id": "r", "error": {"code": "server_error"}}}
+
+    async def serve(socket: GuardedSocket) -> None:
+        await socket.receive_text()
+        await socket.send_text(delta("Hello"))
+        await socket.send_text(json.dumps(failed))
+        await socket.receive_text()
+        await socket.send_text('{"type": "error", "code": "429"}')
+        await socket.receive_text()
+        await socket.send_text(completed("three"))
+
+    converse(guarded, Socket(turn("one"), turn("two"), turn("three")), serve)
+    assert [said(record)[1] for record in guarded.records] == ["500", "429", "200"]
+    assert "Hello" in json.dumps(said(guarded.records[0])[2])
+
+
 def test_an_error_ends_a_turn() -> None:
     guarded = Guarded()
     error = {"type": "error", "error": {"message": "out of order"}}
