@@ -26,6 +26,7 @@ from akto_guardrails.content import Path, answer_body
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal, outcome_of
 from akto_guardrails.identity import KeyHolder
+from akto_guardrails.json_text import json_bytes
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
 from akto_guardrails.metrics import metrics_of_worker
@@ -55,6 +56,9 @@ _ANSWERED_LATE: Final = frozenset(
 _RESPONSES_SOCKET: Final = "_aresponses_websocket"
 # Routes on which LiteLLM turns only FastAPI's own exception into the right status.
 _PLAIN_ERRORS: Final = frozenset({"asend_message", "call_mcp_tool"})
+
+_GEMINI_STREAM: Final = ":streamGenerateContent"
+_GOOGLES_WORDS: Final = {403: "PERMISSION_DENIED", 503: "UNAVAILABLE"}
 
 _KEEP_ALIVE_SECONDS: Final = 15.0
 # How long LiteLLM may take to end a stream of its own accord when its client has gone.
@@ -156,6 +160,7 @@ class GuardrailsHandler(CustomLogger):
         """
         answer = StreamedAnswer()
         status, failure = 200, None
+        has_begun = False
         request, task = current_request(), asyncio.current_task()
         if request is not None and task is not None:
             request.when_ended(partial(self._stream_left_behind, request, request_data, task))
@@ -167,6 +172,7 @@ class GuardrailsHandler(CustomLogger):
                     answer.add(item)
                 except Exception as error:  # noqa: BLE001 - what cannot be read for the record must not break the stream
                     self._guard.note_internal_error(error)
+                has_begun = True
                 yield item
         except (asyncio.CancelledError, GeneratorExit) as end:
             # LiteLLM closes a Gemini stream whose first event is an error, and answers with the status in that.
@@ -177,6 +183,9 @@ class GuardrailsHandler(CustomLogger):
             raise
         except Refusal as refusal:
             self._show_refusal(request_data, refusal, of_answer=True)
+            if has_begun and request is not None and request.path.endswith(_GEMINI_STREAM):
+                # LiteLLM's own error event, which follows, has its code as a string, over which Google's SDK stumbles.
+                yield _gemini_error(refusal)
             raise _for_litellm(refusal) from None
         except Exception as error:  # not handled here: noted for the record and passed on
             status, failure = _status_of(error), error
@@ -401,6 +410,13 @@ def _for_litellm(refusal: Refusal) -> GuardrailRaisedException:
         # Without these the two releases answer "None".
         error.type, error.param = "permission_error", None
     return error
+
+
+def _gemini_error(refusal: Refusal) -> bytes:
+    """The refusal as an event of Gemini's API."""
+    word = _GOOGLES_WORDS.get(refusal.status, "INVALID_ARGUMENT")
+    error = {"code": refusal.status, "message": refusal.message, "status": word}
+    return b"data: " + json_bytes({"error": error}) + b"\n\n"
 
 
 def _provider_of(kwargs: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ import anyio
 from akto_guardrails.content import Path
 from akto_guardrails.json_text import common_head
 from akto_guardrails.masking import UnmappableMask
-from akto_guardrails.stream_pieces import Piece, Unit, Units
+from akto_guardrails.stream_pieces import Piece, Unit, Units, entry
 from akto_guardrails.streaming import StreamedAnswer, assembled, changed_texts
 
 # Gets an answer's body and returns the strings to change by their path in it; raises to block.
@@ -30,6 +30,8 @@ Rest = Callable[[Iterable[object]], None]
 _MOST_READ_AHEAD: Final = 64
 _LATE: Final = object()
 _END: Final = object()
+# Events of the Responses API that only say that an answer begins. OpenAI's SDK knows no error before the first.
+_OPENING: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 
 # Streams that are being closed: the event loop itself keeps no task alive.
 _closing: Final[set[asyncio.Task[None]]] = set()
@@ -54,7 +56,8 @@ def guarded(
     ends, however slow it is. Where masked text stands close to the end of a window more is held.
 
     Raises whatever `judge` raises, `UnmappableMask` when it changes what is no text of the answer, and, after what
-    came until then was judged and released, whatever `items` raises. When nobody wants the items any more, because
+    came until then was judged and released, whatever `items` raises. Held events that only say that an answer begins
+    come out before that. When nobody wants the items any more, because
     the generator is cancelled or closed, `rest` gets those that came by then, masked where that is known.
     """
     return _held(items, judge, rest) if window is None else _windowed(items, judge, window, rest)
@@ -86,6 +89,10 @@ async def _held(items: AsyncIterator[object], judge: Judge, rest: Rest) -> Async
             raise failure
     except (asyncio.CancelledError, GeneratorExit):
         rest(out)
+        raise
+    except Exception:  # passed on
+        for item in answer.opening():
+            yield item
         raise
     finally:
         await _close(items)
@@ -120,6 +127,10 @@ async def _windowed(
             raise reader.failure
     except (asyncio.CancelledError, GeneratorExit):
         rest(chain(out, answer.dropped(), reader.unread))
+        raise
+    except Exception:  # passed on
+        for item in answer.opening():
+            yield item
         raise
     finally:
         await _close(items, reader)
@@ -296,6 +307,17 @@ class _Answer:
             span.change(span.old[: span.start] + new + span.old[span.start + len(old) :])
         yield from self._released(len(self._held))
         yield from (unit.item for unit in self._units.rest())
+
+    def opening(self) -> Iterator[object]:
+        """The events at the head of what is held that say that an answer begins, without any text that was not let out.
+
+        Empty strings stand in its place. An event that has some of the answer already is none of them.
+        """
+        for unit, pieces in self._held:
+            kind = entry(unit.data, "type")
+            if getattr(kind, "value", kind) not in _OPENING or any(piece.kind != "alone" for piece in pieces):
+                return
+            yield unit.with_texts({piece.place: "" for piece in pieces}) if pieces else unit.item
 
     def could_release(self) -> bool:
         """Whether a check would release anything if nobody objected."""

@@ -265,7 +265,7 @@ def test_a_blocked_stream_lets_nothing_out(guarded: GuardedProxy, akto: MockAkto
     assert BLOCK_MESSAGE in response.text
     if api.name == "Responses":
         # This API has its errors in the stream.
-        assert events_of(response.text)[-1]["type"] == "response.failed"
+        assert [event["type"] for event in events_of(response.text)] == ["response.created", "response.failed"]
     else:
         assert response.status_code == 403
         assert response.headers["content-type"].startswith("application/json")
@@ -319,6 +319,9 @@ def test_a_block_in_a_later_window_ends_the_stream_with_an_error_of_the_api(
         assert (last["type"], last["error"]["type"]) == ("error", "permission_error")
     elif api.name == "Responses":
         assert last["type"] == "response.failed"
+    elif api.name == "Gemini":
+        first = next(event["error"] for event in events_of(response.text) if "error" in event)
+        assert first == {"code": 403, "message": BLOCK_MESSAGE, "status": "PERMISSION_DENIED"}
     else:
         assert last["error"]["code"] in ("403", 403)
     (record,) = akto.wait_for("record", 1)
@@ -445,6 +448,18 @@ def test_a_refused_stream_raises_in_the_sdks(windowed: GuardedProxy, akto: MockA
     with pytest.raises(anthropic.APIStatusError, match="Prompt injection"):  # noqa: SIM117
         with claude.messages.stream(model="claude", max_tokens=9, messages=messages) as stream:
             list(stream.text_stream)
+
+
+def test_a_held_stream_that_is_refused_fails_in_the_sdk_as_a_response(
+    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    llm.says(text=BAD)
+    client = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="sk.a", max_retries=0)
+    with client.responses.stream(model="gpt-4o-mini", input="hello") as stream:
+        *_, last = stream
+    assert last.type == "response.failed"
+    assert last.response.error is not None
+    assert last.response.error.message == BLOCK_MESSAGE
 
 
 def tell(proxy: GuardedProxy) -> dict[str, Any]:

@@ -253,7 +253,35 @@ def test_nothing_of_a_match_gets_out_before_a_block(make: Make, read: Read, seed
     assert isinstance(out.pop(), Blocked)
     shown = repr([vars(item) if hasattr(item, "__dict__") else item for item in out])
     assert "FORB" not in shown
-    assert released(make(parts), Judge(), BUFFER)[0].__class__ is Blocked
+    *opening, blocked = released(make(parts), Judge(), BUFFER)
+    assert isinstance(blocked, Blocked)
+    assert [item.type for item in opening] == (["response.created"] if make is responses else [])
+
+
+def opened(kind: str, **response: object) -> Item:
+    """An event of the Responses API that says that an answer begins."""
+    return SimpleNamespace(type=kind, response={"id": "r", "status": "in_progress", "output": [], **response})
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL], ids=["buffer", "window"])
+def test_before_a_block_comes_that_an_answer_has_begun_and_no_text_with_it(window: Window | None) -> None:
+    echo = {"instructions": "the client's", "metadata": {"k": "v"}}
+    created = opened("response.created", truncation="FORBIDDEN", **echo)
+    going_on = opened("response.in_progress", note={"text": "some more"})
+    item = opened("response.created", output=[{"type": "message", "content": [{"type": "output_text", "text": "a"}]}])
+    *out, blocked = released([created, going_on, item, created, *responses(["b"])], Judge(), window)
+    assert isinstance(blocked, Blocked)
+    assert out == [
+        opened("response.created", truncation="", **echo),
+        opened("response.in_progress", note={"text": ""}),
+    ]
+
+
+def test_what_begins_an_answer_comes_out_once() -> None:
+    items = responses(["word " * 20, "FORBIDDEN"])
+    *out, blocked = released(items, Judge(), SMALL)
+    assert isinstance(blocked, Blocked)
+    assert [item.type for item in out].count("response.created") == 1
 
 
 @pytest.mark.parametrize("window", [BUFFER, SMALL])
