@@ -49,8 +49,8 @@ _UNMAPPABLE: Final = "content has to be masked, but the mask could not be applie
 _TOO_LARGE: Final = "Request too large to be checked by Akto Guardrails"
 _ANSWER_TOO_LARGE: Final = "Answer too large to be checked by Akto Guardrails"
 _MIXED_CHOICES: Final = (
-    "Refused by Akto Guardrails: of a streamed text completion with several choices (`n`, or a list of prompts) the"
-    " answer cannot be checked; ask without `stream`"
+    "Refused by Akto Guardrails: the answer to a streamed text completion with several choices (`n`, several prompts,"
+    " or messages that are sent as such) cannot be checked; ask without `stream`"
 )
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
 
@@ -495,13 +495,15 @@ class Guard:
         if exchange is not None and judgement.changes:
             self._journal.masked(exchange, judgement)
 
-    def refuse_mixed_choices(self) -> None:
-        """Refuses the request that is served, because LiteLLM would mix up the choices of its answer.
+    def will_check_answer(self) -> bool:
+        """Whether the answer to the request that is served, as it was checked last, will be checked, too."""
+        exchange = latest_exchange.get()
+        return exchange is not None and not exchange.at_gate and self._checks_answer_of(exchange)
 
-        Does nothing where the answer is not checked.
-        """
+    def refuse_mixed_choices(self) -> None:
+        """Refuses the request that is served, because LiteLLM would mix up the choices of its answer."""
         request, exchange = current_request(), latest_exchange.get()
-        if request is None or exchange is None or exchange.at_gate or not self._checks_answer_of(exchange):
+        if request is None or exchange is None:
             return
         request.refused = Refusal(400, _MIXED_CHOICES, judged=False)
         note_outcome("blocked")

@@ -30,7 +30,7 @@ from akto_guardrails.json_text import json_bytes
 from akto_guardrails.masking import UnmappableMask, apply_to_answer
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
 from akto_guardrails.metrics import metrics_of_worker
-from akto_guardrails.mixed_choices import asks_for_several, mixes_choices
+from akto_guardrails.mixed_choices import mixes_choices
 from akto_guardrails.reporter import Reporter
 from akto_guardrails.settings import Settings
 from akto_guardrails.shown import ShownByLiteLLM
@@ -119,7 +119,7 @@ class GuardrailsHandler(CustomLogger):
         kind = str(getattr(call_type, "value", call_type))
         try:
             await self._guard.check_attempt(kwargs, kind)
-            if asks_for_several(kwargs) and mixes_choices(kind, str(kwargs.get("model")), _provider_of(kwargs)):
+            if self._guard.will_check_answer() and mixes_choices(kwargs, kind, partial(_provider_of, kwargs)):
                 self._guard.refuse_mixed_choices()
         except Refusal as refusal:
             raise HTTPException(refusal.status, refusal.message) from None

@@ -7,34 +7,48 @@ forbidden would not be found in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 _COMPLETIONS: Final = "atext_completion"
-# Which LiteLLM calls for chat as well: each message is then a prompt of its own.
-_PROVIDERS: Final = frozenset({"azure_text", "text-completion-openai"})
+_OPENAI: Final = "text-completion-openai"
+_AZURE: Final = "azure_text"
+# LiteLLM calls these as the first of the two, whatever their provider.
 _FINE_TUNED: Final = ("ft:babbage-002", "ft:davinci-002")
 
 
-def asks_for_several(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call of a model wants a stream that a text completion would answer with more than one choice."""
+def mixes_choices(kwargs: Mapping[str, Any], call_type: str, provider: Callable[[], str]) -> bool:
+    """Whether LiteLLM would mix up the choices in the answer to a call of a model.
+
+    `provider` gives LiteLLM's word for where the call goes. On the route of text completions any provider may be
+    called so, and is taken for one that is.
+    """
     if not kwargs.get("stream"):
         return False
+    asks_for_several = _asks_for_several(kwargs)
+    if call_type == _COMPLETIONS:
+        return asks_for_several
+    if not asks_for_several and not _has_several_messages(kwargs):
+        return False
+    if any(name in str(kwargs.get("model")) for name in _FINE_TUNED):
+        return True
+    name = provider()
+    return name == _OPENAI or (name == _AZURE and asks_for_several)
+
+
+def _asks_for_several(kwargs: Mapping[str, Any]) -> bool:
     further = kwargs.get("extra_body")
     bodies = [kwargs, further] if isinstance(further, dict) else [kwargs]
-    if any(body.get("n") not in (None, 1) or _is_several(body.get("prompt")) for body in bodies):
-        return True
+    return any(body.get("n") not in (None, 1) or _is_several(body.get("prompt")) for body in bodies)
+
+
+def _has_several_messages(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a chat is more than one prompt where it is sent as a text completion: each message is one of its own."""
     messages = kwargs.get("messages")
-    contents = [message.get("content") for message in messages or () if isinstance(message, dict)]
+    if not isinstance(messages, list):
+        return False
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
     return len(contents) > 1 or any(_is_list_of_lists(content) and _is_several(content) for content in contents)
-
-
-def mixes_choices(call_type: str, model: str, provider: str) -> bool:
-    """Whether the choices of a stream are mixed up in a call of `model` that goes to `provider`.
-
-    On the route of text completions LiteLLM calls many providers so; none of them is taken for another kind there.
-    """
-    return call_type == _COMPLETIONS or provider in _PROVIDERS or any(name in model for name in _FINE_TUNED)
 
 
 def _is_several(prompt: object) -> bool:

@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 
 from akto_guardrails.guard import Refusal
-from akto_guardrails.mixed_choices import asks_for_several, mixes_choices
+from akto_guardrails.mixed_choices import mixes_choices
 from unit.samples import Key, chat
 from unit.test_guard import Guarded, came_in, marked
 
+SEVERAL_MESSAGES = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+
+
+def mixes(call_type: str, provider: str, **body: Any) -> bool:
+    assert not mixes_choices(body, call_type, lambda: provider), "only streams are mixed up"
+    return mixes_choices({**body, "stream": True}, call_type, lambda: provider)
+
 
 @pytest.mark.parametrize(
-    ("body", "is_several"),
+    ("body", "is_mixed"),
     [
         ({"prompt": "a"}, False),
         ({"prompt": "a", "n": 1, "best_of": 3}, False),
@@ -26,31 +33,33 @@ from unit.test_guard import Guarded, came_in, marked
         ({"prompt": [[1, 2], [3]]}, True),
         ({"prompt": "a", "extra_body": {"n": 2}}, True),
         ({"prompt": "a", "extra_body": {"prompt": ["a", "b"]}}, True),
-        ({"messages": [{"role": "user", "content": "a"}]}, False),
-        ({"messages": [{"role": "user", "content": [{"text": "a"}, {"text": "b"}]}]}, False),
-        ({"messages": [{"role": "user", "content": [[1, 2], [3]]}]}, True),
-        ({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}, True),
     ],
 )
-def test_what_is_answered_with_several_choices(body: dict[str, Any], is_several: bool) -> None:
-    assert asks_for_several({**body, "stream": True}) is is_several
-    assert not asks_for_several(body), "only streams are mixed up"
+@pytest.mark.parametrize("provider", ["text-completion-openai", "hosted_vllm"])
+def test_text_completions_with_several_choices_are_mixed_up(
+    provider: str, body: dict[str, Any], is_mixed: bool
+) -> None:
+    assert mixes("atext_completion", provider, **body) is is_mixed
 
 
 @pytest.mark.parametrize(
-    ("call_type", "model", "provider", "is_mixed"),
+    ("body", "with_openai", "with_azure"),
     [
-        ("atext_completion", "gpt-3.5-turbo-instruct", "text-completion-openai", True),
-        ("atext_completion", "hosted_vllm/mock", "hosted_vllm", True),
-        ("acompletion", "gpt-3.5-turbo-instruct", "text-completion-openai", True),
-        ("acompletion", "azure_text/mine", "azure_text", True),
-        ("acompletion", "ft:davinci-002:acme", "openai", True),
-        ("acompletion", "openai/gpt-4o-mini", "openai", False),
-        ("anthropic_messages", "claude", "anthropic", False),
+        ({"messages": [{"role": "user", "content": "a"}]}, False, False),
+        ({"messages": [{"role": "user", "content": [{"text": "a"}, {"text": "b"}]}]}, False, False),
+        ({"messages": [{"role": "user", "content": [[1, 2], [3]]}]}, True, False),
+        ({"messages": SEVERAL_MESSAGES}, True, False),
+        ({"messages": 7, "extra_body": 7}, False, False),
+        ({"messages": [{"role": "user", "content": "a"}], "n": 2}, True, True),
     ],
 )
-def test_where_choices_are_mixed_up(call_type: str, model: str, provider: str, is_mixed: bool) -> None:
-    assert mixes_choices(call_type, model, provider) is is_mixed
+def test_chat_sent_as_text_completions_is_mixed_up_as_well(
+    body: dict[str, Any], with_openai: bool, with_azure: bool
+) -> None:
+    assert mixes("acompletion", "text-completion-openai", **body) is with_openai
+    assert mixes("acompletion", "azure_text", **body) is with_azure
+    assert mixes("acompletion", "openai", model="ft:davinci-002:acme", **body) is with_openai
+    assert not mixes("acompletion", "openai", **body)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +77,8 @@ def test_only_where_answers_are_checked_the_request_is_refused(environment: dict
     async def main() -> None:
         request = came_in()
         await guarded.guard.check_request(data, Key(), "atext_completion")
+        assert guarded.guard.will_check_answer() is is_refused
         if not is_refused:
-            guarded.guard.refuse_mixed_choices()
             return
         with pytest.raises(Refusal) as refused:
             guarded.guard.refuse_mixed_choices()
