@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_OPEN: Final = 20_000
 MOST_CHARACTERS: Final = 256 * 1024 * 1024
+# Half of the tasks that LiteLLM's logging worker, which does the waiting, runs at a time (1.106.2).
+MOST_WAITED_FOR: Final = 50
 
 Key = int | str
 
@@ -126,8 +128,8 @@ class OpenExchanges:
         return self._by_key.get(key)
 
     async def until_taken(self, key: Key, seconds: float) -> None:
-        """Waits until the exchange with this mark is taken, for at most `seconds`."""
-        if key not in self._by_key:
+        """Waits until the exchange with this mark is taken, for at most `seconds`; not where many wait already."""
+        if key not in self._by_key or len(self._taken) >= MOST_WAITED_FOR:
             return
         taken = self._taken.setdefault(key, asyncio.Event())
         with contextlib.suppress(TimeoutError):

@@ -610,8 +610,8 @@ class Guard:
 
     async def answer_settled(self, data: Mapping[str, object]) -> None:
         """Waits, a while at most, until the answer to the request of `data` was checked, where answers are."""
-        exchange = self._answered(data)
-        if exchange is not None and self.checks_answers(data) and exchange.call_type != MCP_CALL:
+        exchange = self._answered(data) if self._settings.response_guardrails else None
+        if exchange is not None and exchange.call_type != MCP_CALL and self._checks_answer_of(exchange):
             await self._open.until_taken(exchange.key, _SETTLED_SECONDS)
 
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:

@@ -90,7 +90,8 @@ class Records:
             identity = at_mcp_server(identity, call.server, self._settings.mcp_path)
             tags = mcp_tags_of(self._sender, identity, server=call.server, tool=call.name)
         else:
-            identity = replace(identity, route=tool_path(self._settings.tool_path_prefix, call.name))
+            route = tool_path(self._settings.tool_path_prefix, call.name)
+            identity = replace(identity, route=route, method="POST")
             tags = tool_tags_of(exchange.tags, tool=call.name)
         request, answer = payloads_of(call)
         self._counters.add("tool_calls_recorded")
@@ -115,7 +116,7 @@ class Records:
 def at_mcp_server(identity: Identity, server: str, path: str) -> Identity:
     """`identity` under a host of the MCP server's own: the tags of its records would turn the agent's into one."""
     host = mcp_host(identity.collection, server)
-    return replace(identity, collection=host, route=path, headers={**identity.headers, "host": host})
+    return replace(identity, collection=host, route=path, method="POST", headers={**identity.headers, "host": host})
 
 
 def as_object(exchange: Exchange, answer: object) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from akto_guardrails.exchange import OpenExchanges, key_of, mark
+from akto_guardrails.exchange import MOST_WAITED_FOR, OpenExchanges, key_of, mark
 from unit.samples import LoggingObject, exchange
 
 
@@ -153,6 +153,21 @@ def test_one_can_wait_until_an_exchange_is_taken() -> None:
         return asyncio.get_running_loop().time() - began
 
     assert 0.04 < asyncio.run(main()) < 5
+
+
+def test_nobody_waits_where_many_do_already() -> None:
+    exchanges = OpenExchanges()
+    for number in range(MOST_WAITED_FOR + 1):
+        exchanges.add(exchange(number))
+
+    async def main() -> None:
+        waiting = [asyncio.create_task(exchanges.until_taken(number, 10)) for number in range(MOST_WAITED_FOR)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(exchanges.until_taken(MOST_WAITED_FOR, 10), 1)
+        exchanges.take_all()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(asyncio.wait_for(main(), 5))
 
 
 def test_nobody_waits_for_ever() -> None:

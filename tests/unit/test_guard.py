@@ -1640,6 +1640,20 @@ class TestToolCalls:
 
         asyncio.run(main())
 
+    def test_they_are_posts_whatever_the_request_was(self) -> None:
+        guarded = Guarded()
+        answer = {"choices": [{"message": {"tool_calls": [{"function": {"name": n}} for n in ("a", "mcp__b__c")]}}]}
+        data = {"messages": [{"role": "user", "content": "hello"}], "litellm_logging_obj": LoggingObject("call-7")}
+        event = {"litellm_call_id": "call-7", "litellm_params": {"proxy_server_request": {}}}
+
+        async def main() -> None:
+            came_in("/openai_passthrough/v1/x", method="PUT")
+            await guarded.guard.check_request(data, Key(), "pass_through_endpoint")
+            guarded.guard.finished(event, answer, 200)
+
+        asyncio.run(main())
+        assert [record["method"] for record in guarded.records] == ["PUT", "POST", "POST"]
+
     def test_those_in_an_answer_are_recorded_on_their_own(self) -> None:
         guarded = Guarded()
         calls = [
