@@ -40,9 +40,9 @@ COPY --from=packed --chown=0:0 /tmp/packed /opt/akto
 COPY entrypoint.sh /opt/akto/entrypoint.sh
 
 # A place of its own on PYTHONPATH: importable whatever directory the config is in, and no volume hides it.
-# The startup hook guards workers that were started past the entrypoint. LiteLLM workers on a small machine take longer to
-# start than uvicorn's five seconds allow, and would be killed (four on one core: two of them; eight with fifteen: none).
-# It waits as long for a worker that ends, before it starts another, so no longer than that.
+# The startup hook guards workers that were started past the entrypoint. Of four workers that start on one core uvicorn
+# kills two, because they do not answer within its five seconds; with fifteen seconds eight start there. It waits as long
+# for a worker that ends before it starts another one, so more would be too much.
 ENV PYTHONPATH=/opt/akto/hook.zip${PYTHONPATH:+:${PYTHONPATH}} \
     LITELLM_WORKER_STARTUP_HOOKS=akto_guardrails.worker_startup:ensure_guarded${LITELLM_WORKER_STARTUP_HOOKS:+,${LITELLM_WORKER_STARTUP_HOOKS}} \
     TIMEOUT_WORKER_HEALTHCHECK=15

@@ -59,7 +59,7 @@ def problem_of_line(line: bytes) -> str | None:
     if not isinstance(record, dict):
         return None
     others = (value for name, value in record.items() if name not in _NAMES)
-    return _BESIDE if any(isinstance(value, (str, list, dict)) for value in others) else None
+    return _BESIDE if any(value and isinstance(value, (str, list, dict)) for value in others) else None
 
 
 def _first_problem(lines: BinaryIO) -> tuple[int, str] | None:

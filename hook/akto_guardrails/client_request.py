@@ -22,7 +22,7 @@ _LONGEST_STREAM: Final = 4 * 1024 * 1024
 class ClientRequest:
     """One request, or one WebSocket connection, as it came in.
 
-    `path` is without the root path and control characters, the names in `headers` are in lower case.
+    `path` is without the root path and what cannot be printed, the names in `headers` are in lower case.
     `has_guarded_turns`: every message on the connection is checked before LiteLLM reads it. `refused`: what the second
     gate raised for the request. `status`: of the answer, once it has begun; `is_answered`: it was sent to its end.
     `has_failed`: the application raised an exception. `outcome`: what the guard made of it, None when there was nothing
@@ -111,7 +111,7 @@ def note_outcome(outcome: Outcome) -> None:
 
 
 def _plain(path: str) -> str:
-    """`path` without control characters: Starlette finds the route of one that ends in a line feed as well."""
+    """`path` without what cannot be printed: Starlette finds the route of one that ends in a line feed as well."""
     return path if path.isprintable() else "".join(filter(str.isprintable, path))
 
 

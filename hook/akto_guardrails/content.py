@@ -115,7 +115,8 @@ def content_of(data: Mapping[str, Any], *, passed_through: bool = False) -> dict
     content: dict[str, Any] = {key: data[key] for key in CONTEXT_KEYS if data.get(key) is not None}
     further = _further_keys(data, data if passed_through else _client_body(data), passed_through=passed_through)
     keys = (*TEXT_KEYS, *further)
-    text = {key: without_credentials(key, data[key]) for key in keys if data.get(key) is not None}
+    found = {key: data[key] for key in keys if data.get(key) is not None}
+    text = {key: without_credentials(key, value, passed_through=passed_through) for key, value in found.items()}
     if not text:
         return None
     content.update(_without_media(text))

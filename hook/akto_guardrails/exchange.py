@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
 
 MOST_OPEN: Final = 20_000
 MOST_CHARACTERS: Final = 256 * 1024 * 1024
-# Half of the tasks that LiteLLM's logging worker, which does the waiting, runs at a time (1.106.2).
-MOST_WAITED_FOR: Final = 50
 
 Key = int | str
 
@@ -95,7 +91,6 @@ class OpenExchanges:
         self._most_characters = most_characters
         self._by_key: dict[Key, Exchange] = {}
         self._characters = 0
-        self._taken: dict[Key, asyncio.Event] = {}
 
     def add(self, exchange: Exchange) -> list[Exchange]:
         """Adds `exchange`; gives those that had to make room, the oldest first."""
@@ -113,28 +108,18 @@ class OpenExchanges:
         exchange = self._by_key.pop(key, None)
         if exchange is not None:
             self._characters -= _size_of(exchange)
-        taken = self._taken.pop(key, None)
-        if taken is not None:
-            taken.set()
         return exchange
 
     def take_all(self) -> list[Exchange]:
         """Removes and gives all exchanges, the oldest first."""
-        exchanges = [self.take(key) for key in list(self._by_key)]
-        return [exchange for exchange in exchanges if exchange is not None]
+        exchanges = list(self._by_key.values())
+        self._by_key.clear()
+        self._characters = 0
+        return exchanges
 
     def get(self, key: Key) -> Exchange | None:
         """The exchange with this mark, which stays open."""
         return self._by_key.get(key)
-
-    async def until_taken(self, key: Key, seconds: float) -> None:
-        """Waits until the exchange with this mark is taken, for at most `seconds`; not where many wait already."""
-        if key not in self._by_key or len(self._taken) >= MOST_WAITED_FOR:
-            return
-        taken = self._taken.setdefault(key, asyncio.Event())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await taken.wait()
 
 
 def _size_of(exchange: Exchange) -> int:

@@ -19,10 +19,16 @@ _PAUSE: Final = 5.0
 
 
 class FreedMemory:
-    """Has `trim` called some seconds after a lot was used, and no more often than that."""
+    """Has `trim` called some seconds after a lot was used, and no more often than that.
 
-    def __init__(self, trim: Callable[[], object] | None, pause: float = _PAUSE) -> None:
+    `in_use`: how many bytes still are; as long as that is a lot, it is called again.
+    """
+
+    def __init__(
+        self, trim: Callable[[], object] | None, in_use: Callable[[], int] = lambda: 0, pause: float = _PAUSE
+    ) -> None:
         self._trim = trim
+        self._in_use = in_use
         self._pause = pause
         self._timer: asyncio.TimerHandle | None = None
 
@@ -36,6 +42,7 @@ class FreedMemory:
         self._timer = None
         if self._trim is not None:
             self._trim()
+            self.used(self._in_use())
 
 
 def trim_of_the_c_library() -> Callable[[], object] | None:

@@ -66,9 +66,6 @@ _BACKGROUND: Final = frozenset({"aresponses", MCP_CALL})
 # Of a client that has gone: LiteLLM cancels most of its calls, and brings at once what came of the others.
 _LEFT_SECONDS: Final = 10.0
 
-# Longer than a check takes, with the default time-out; shorter than LiteLLM gives its logging callbacks.
-_SETTLED_SECONDS: Final = 5.0
-
 # Calls of LiteLLM that carry names and ids, and no text for a model.
 _ADMINISTRATION: Final = frozenset({"_arealtime", "acreate_batch", "acreate_file", "acreate_fine_tuning_job"})
 # Entries of a WebSocket message that say what it is.
@@ -147,7 +144,7 @@ class Guard:
             settings.account_id, settings.vxlan_id, settings.context_source, observing=not settings.sync_mode
         )
         self._checker = Checker(settings, client, self._sender, counters)
-        memory = FreedMemory(trim_of_the_c_library())
+        memory = FreedMemory(trim_of_the_c_library(), lambda: recorder.queued_bytes)
         self._burst = Burst(0) if burst is None else burst
         self._records = Records(
             settings, recorder, self._sender, counters, self._journal, memory=memory, burst=self._burst
@@ -389,7 +386,7 @@ class Guard:
             refusal = self._refusal_of(judgement, exchange, _TOO_LARGE)
             if refusal is not None:
                 self._refuse(exchange, refusal)
-            if judgement.changes and _is_sent_as_read():
+            if judgement.changes and exchange.call_type in _PASSED_THROUGH and _is_sent_as_read():
                 raise UnmappableMask("LiteLLM sends the body of this route as it was before the check")
             apply_mask(subject.target, subject.content, judgement.changes)
             if judgement.changes and subject.hand_back is not None:
@@ -608,12 +605,6 @@ class Guard:
         key = key_of(data)
         return self._open.get(key) or self._displaced.get(key)
 
-    async def answer_settled(self, data: Mapping[str, object]) -> None:
-        """Waits, a while at most, until the answer to the request of `data` was checked, where answers are."""
-        exchange = self._answered(data) if self._settings.response_guardrails else None
-        if exchange is not None and exchange.call_type != MCP_CALL and self._checks_answer_of(exchange):
-            await self._open.until_taken(exchange.key, _SETTLED_SECONDS)
-
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
         """The exchange that `data` belongs to, if it is not recorded yet."""
         return self._open.get(key_of(data))
@@ -652,7 +643,7 @@ def _may_carry_text(call_type: str) -> bool:
 
 def _is_sent_as_read() -> bool:
     request = current_request()
-    return request is not None and request.path.startswith(_SENT_AS_READ)
+    return request is not None and request.path.startswith(tuple(f"{root}/" for root in _SENT_AS_READ))
 
 
 def _passed_through(request: ClientRequest | None) -> tuple[dict[str, object] | None, int]:

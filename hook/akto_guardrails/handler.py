@@ -134,7 +134,7 @@ class GuardrailsHandler(CustomLogger):
                 body = answer_body(response)
                 judgement = await self._guard.check_answer(data, body)
                 apply_to_answer(response, judgement.changes)
-                self._answer_passed(data, judgement)
+                self._guard.answer_passed(data, judgement)
             except asyncio.CancelledError:
                 self._finished(data, response, CLIENT_LEFT)
                 raise
@@ -183,6 +183,8 @@ class GuardrailsHandler(CustomLogger):
             raise
         except Refusal as refusal:
             self._show_refusal(request_data, refusal, of_answer=True)
+            # Pings may have begun it too.
+            has_begun = has_begun or (request is not None and request.status is not None)
             if has_begun and request is not None and request.path.endswith(_GEMINI_STREAM):
                 # LiteLLM's own error event, which follows, has its code as a string, over which Google's SDK stumbles.
                 yield _gemini_error(refusal)
@@ -248,7 +250,7 @@ class GuardrailsHandler(CustomLogger):
     async def async_logging_hook(
         self, kwargs: dict[str, Any], result: object, call_type: str
     ) -> tuple[dict[str, Any], object]:
-        """The same where the answer is streamed, or passed through; has callbacks wait for the check of an answer.
+        """The same where the answer is streamed, or passed through.
 
         Not `async_log_success_event`, which a client switches off with `no-log` in its body.
         """
@@ -260,8 +262,6 @@ class GuardrailsHandler(CustomLogger):
             else:
                 # Only then is it known whether the client was there to the end.
                 request.when_ended(finish)
-        # LiteLLM logs an answer before it is checked. The callbacks come after this hook, and are told of the check.
-        await self._guard.answer_settled(kwargs)
         return kwargs, result
 
     def admits(self, family: str) -> bool:
@@ -294,13 +294,6 @@ class GuardrailsHandler(CustomLogger):
             outcome: Outcome = "blocked" if refusal.judged else "unchecked"
             self._shown.judged(data, refusal.judgement, outcome, of_answer=of_answer)
 
-    def _answer_passed(self, data: dict[str, Any], judgement: Judgement) -> None:
-        """Says that an answer, or a part of one, goes to the client with its masks; shows it if it was not allowed."""
-        self._guard.answer_passed(data, judgement)
-        outcome = outcome_of(judgement)
-        if outcome != "allowed":
-            self._shown.judged(data, judgement, outcome, of_answer=True)
-
     def _stream_left_behind(
         self, request: ClientRequest, data: Mapping[str, object], task: asyncio.Task[object]
     ) -> None:
@@ -324,17 +317,17 @@ class GuardrailsHandler(CustomLogger):
         Raises `Refusal`.
         """
         latest: object = None
-        judged: list[Judgement] = []
+        judgement: Judgement | None = None
 
         async def judge(body: object) -> Mapping[Path, str]:
-            nonlocal latest
+            nonlocal latest, judgement
             latest = body
-            judged.append(await self._guard.check_answer(data, body, answer.body))
-            return judged[-1].changes
+            judgement = await self._guard.check_answer(data, body, answer.body)
+            return judgement.changes
 
         def note_passed() -> None:
-            while judged:
-                self._answer_passed(data, judged.pop(0))
+            if judgement is not None:
+                self._guard.answer_passed(data, judgement)
 
         def collect_rest(items: Iterable[object]) -> None:
             try:
@@ -344,11 +337,9 @@ class GuardrailsHandler(CustomLogger):
                 self._guard.note_internal_error(error)
 
         try:
-            async with aclosing(guarded(response, judge, self._window, collect_rest)) as items:
+            async with aclosing(guarded(response, judge, self._window, collect_rest, note_passed)) as items:
                 async for item in items:
-                    note_passed()
                     yield item
-                note_passed()
         except UnmappableMask as error:
             raise self._guard.refusal_of_answer_mask(data, latest, error, answer.body) from None
         except RecursionError:

@@ -73,7 +73,8 @@ class Metrics:
         self._known: dict[str, Any] = {name: self._counter(name) for name in COUNTS}
         self._durations = {of: self._seconds.labels(of) for of in ("request", "answer")}
         self._call_types: set[tuple[str, str]] = set()
-        self._begin_at_zero("request", "acompletion")
+        for of in ("request", "answer"):
+            self._begin_at_zero(of, "acompletion")
 
     def counted(self, name: str, amount: int) -> None:
         """`amount` more of `name`."""

@@ -40,6 +40,9 @@ _CREDENTIAL_NAME: Final = re.compile(
 )
 # One word of ASCII, after one for its scheme.
 _CREDENTIAL: Final = re.compile(r"(?:[A-Za-z]+ )?[!-~]*")
+_PEM: Final = re.compile(
+    r"\s*-----BEGIN [A-Z ]+-----\s(?:[A-Za-z0-9+/=]{16,}+\s+)*[A-Za-z0-9+/=]*\s*-----END [A-Z ]+-----\s*"
+)
 # What holds credentials where it is an object, whatever else is in there: headers, and keys with text around them.
 _HOLDER_NAME: Final = re.compile(r"(?:extra_)?headers|(?:.*_)?credentials?", re.IGNORECASE)
 # Parts of prompt templates, though they are called like credentials.
@@ -55,8 +58,8 @@ def is_credential_name(name: object) -> bool:
 def is_credential(name: object, value: object, *, passed_through: bool = False) -> bool:
     """Whether a parameter is a credential by its name and not by its name alone: no credential is a sentence.
 
-    Nor is an object or a list with a sentence in it, but for those that are made to hold credentials. LiteLLM has such
-    parameters; in a body that is `passed_through` they are the provider's, and no LiteLLM takes them out.
+    Nor is an object or a list with a sentence in it, but for those that are made to hold credentials. Those are
+    LiteLLM's own; in a body that is `passed_through` anything may be called so, and reaches the provider.
     """
     if not is_credential_name(name) or name in TEMPLATE_PARTS:
         return False
@@ -72,11 +75,14 @@ def _holds_no_sentence(value: object) -> bool:
     return all(map(_holds_no_sentence, value)) if isinstance(value, list) else True
 
 
-def without_credentials(key: object, value: Any) -> Any:
+def without_credentials(key: object, value: Any, *, passed_through: bool = False) -> Any:
     """The value of a request's top-level `key` without credentials; the same object when there are none.
 
-    They stand in MCP tools (`headers`, `authorization`), in each of the client's `fallbacks`, and in `extra_body`.
+    They stand in MCP tools (`headers`, `authorization`), in each of the client's `fallbacks`, in `extra_body`, and in a
+    body that is `passed_through` beside the sentences in what is called like one.
     """
+    if passed_through and is_credential_name(key):
+        return _sentences(value)
     if key == "tools":
         return _mapped(value, lambda tool: _blanked(tool) if _is_mcp(tool) else tool)
     if isinstance(key, str) and key.endswith("fallbacks"):
@@ -169,6 +175,15 @@ def _is_base64(text: str) -> bool:
 def _media_note(value: str) -> str:
     kind = value.partition(",")[0] if value.startswith("data:") else "base64"
     return f"[{kind}: {len(value)} characters left out]"
+
+
+def _sentences(value: Any) -> Any:
+    """`value` with each string blanked that may be a credential."""
+    if isinstance(value, str):
+        return LEFT_OUT if _CREDENTIAL.fullmatch(value) or _PEM.fullmatch(value) else value
+    if isinstance(value, dict):
+        return {name: _sentences(child) for name, child in value.items()}
+    return [_sentences(child) for child in value] if isinstance(value, list) else value
 
 
 def _is_mcp(tool: object) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 from akto_guardrails.checker import Judgement
@@ -41,14 +40,11 @@ class ShownByLiteLLM:
             names.append(self._name)
 
     def judged(self, data: dict[str, Any], judgement: Judgement, outcome: Outcome, *, of_answer: bool = False) -> None:
-        """What Akto said of the request in `data`, or of its answer; the same of several parts of one is told once."""
+        """What Akto said of the request in `data`, or of its answer."""
         metadata = _metadata_of(data)
         entries = None if metadata is None else metadata.setdefault(_INFORMATION, [])
-        if not isinstance(entries, list):
-            return
-        entry = _entry(self._name, judgement, outcome, of_answer=of_answer)
-        if not (of_answer and any(map(partial(_says_the_same, entry), entries))):
-            entries.append(entry)
+        if isinstance(entries, list):
+            entries.append(_entry(self._name, judgement, outcome, of_answer=of_answer))
 
     def is_under_way(self, kwargs: Mapping[str, Any]) -> None:
         """The call of a model with `kwargs` is about to be made: says so where it was left open when Akto was asked."""
@@ -57,11 +53,6 @@ class ShownByLiteLLM:
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("guardrail_name") == self._name:
                 entry["guardrail_mode"] = entry.get("guardrail_mode") or _MODE
-
-
-def _says_the_same(entry: Mapping[str, Any], other: object) -> bool:
-    names = ("guardrail_name", "guardrail_mode", "guardrail_response")
-    return isinstance(other, dict) and all(other.get(name) == entry[name] for name in names)
 
 
 def _entry(name: str, judgement: Judgement, outcome: Outcome, *, of_answer: bool) -> dict[str, Any]:

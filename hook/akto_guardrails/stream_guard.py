@@ -26,6 +26,8 @@ from akto_guardrails.streaming import StreamedAnswer, assembled, changed_texts
 Judge = Callable[[object], Awaitable[Mapping[Path, str]]]
 # Gets the items that came and did not get out.
 Rest = Callable[[Iterable[object]], None]
+# Is told that what was judged last may pass, with its changes in it.
+Passed = Callable[[], None]
 
 _MOST_READ_AHEAD: Final = 64
 _LATE: Final = object()
@@ -47,7 +49,11 @@ class Window:
 
 
 def guarded(
-    items: AsyncIterator[object], judge: Judge, window: Window | None, rest: Rest = lambda _: None
+    items: AsyncIterator[object],
+    judge: Judge,
+    window: Window | None,
+    rest: Rest = lambda _: None,
+    passed: Passed = lambda: None,
 ) -> AsyncGenerator[object, None]:
     """The items of a streamed answer once `judge` let them pass, as they were or, where it changed text, as copies.
 
@@ -57,14 +63,14 @@ def guarded(
 
     Raises whatever `judge` raises, `UnmappableMask` when it changes what is no text of the answer, and, after what
     came until then was judged and released, whatever `items` raises. Held events that only say that an answer begins
-    come out before that. When nobody wants the items any more, because
-    the generator is cancelled or closed, `rest` gets those that came by then, masked where that is known.
+    come out before that. When nobody wants the items any more, because the generator is cancelled or closed, `rest`
+    gets those that came by then, masked where that is known. `passed` is called for each verdict that could be applied.
     """
-    return _held(items, judge, rest) if window is None else _windowed(items, judge, window, rest)
+    answer = _Answer(judge, passed, 0 if window is None else window.overlap)
+    return _held(items, answer, rest) if window is None else _windowed(items, answer, window, rest)
 
 
-async def _held(items: AsyncIterator[object], judge: Judge, rest: Rest) -> AsyncGenerator[object, None]:
-    answer = _Answer(judge, 0)
+async def _held(items: AsyncIterator[object], answer: _Answer, rest: Rest) -> AsyncGenerator[object, None]:
     originals: deque[object] = deque()
     out = originals
     failure: Exception | None = None
@@ -99,9 +105,8 @@ async def _held(items: AsyncIterator[object], judge: Judge, rest: Rest) -> Async
 
 
 async def _windowed(
-    items: AsyncIterator[object], judge: Judge, window: Window, rest: Rest
+    items: AsyncIterator[object], answer: _Answer, window: Window, rest: Rest
 ) -> AsyncGenerator[object, None]:
-    answer = _Answer(judge, window.overlap)
     reader = _Reader(items)
     clock = asyncio.get_running_loop().time
     deadline: float | None = None
@@ -260,10 +265,11 @@ class _Sent:
 class _Answer:
     """The answer so far: what of it is held, and what was released in what form."""
 
-    def __init__(self, judge: Judge, overlap: int) -> None:
+    def __init__(self, judge: Judge, passed: Passed, overlap: int) -> None:
         self.is_changed = False
         self.unjudged = self.judged = 0  # characters that are held
         self._judge = judge
+        self._passed = passed
         self._overlap = overlap
         self._units = Units()
         self._answer = StreamedAnswer()
@@ -345,6 +351,7 @@ class _Answer:
                 self._spans[target].change(text)
             else:
                 self._alone[self._new_alone[int(target[-1])]] = text
+        self._passed()
         self.is_changed = self.is_changed or bool(changes)
         self._new_alone.clear()
         self.judged += self.unjudged

@@ -23,7 +23,7 @@ _DOCUMENTED_CALLBACK: Final = "custom_hooks.proxy_handler_instance"
 _DOCUMENTED_FILE: Final = "custom_hooks.py"
 _REFERENCE: Final = "os.environ/"
 # LiteLLM makes the first of the second and others.
-_DATABASE_NAMES: Final = ("DATABASE_URL", "DATABASE_HOST")
+_DATABASE_NAMES: Final = ("DATABASE_URL", "DATABASE_HOST", "STORE_MODEL_IN_DB")
 _AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
 GUARD_FILE: Final = f"{CALLBACK.partition('.')[0]}.py"
 
@@ -84,9 +84,12 @@ def injected(source: Source) -> dict[str, Any]:
 
 def _has_database(content: Mapping[str, Any]) -> bool:
     settings = content.get("general_settings")
-    if isinstance(settings, dict) and settings.get("database_url"):
+    if isinstance(settings, dict) and (settings.get("database_url") or settings.get("store_model_in_db")):
         return True
-    return any(os.environ.get(name) for name in _DATABASE_NAMES)
+    variables = content.get("environment_variables")
+    return any(
+        os.environ.get(name) or (isinstance(variables, dict) and variables.get(name)) for name in _DATABASE_NAMES
+    )
 
 
 def shadows_the_guard(source: Source) -> Path | None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ import yaml
 
 from launcher.config import CALLBACK, GUARD_FILE, Source
 
-_PREFIX: Final = "guarded-litellm-config-"
+# A container that is started again has the same name. Locks of another one may not be seen here (NFS).
+_PREFIX: Final = f"guarded-litellm-config-{socket.gethostname()}-"
 _PACKAGE, _, _INSTANCE = CALLBACK.partition(".")
 # LiteLLM runs it as a module of its own, unknown to `import`, which finds the package: the same instance, then.
 _GUARD_MODULE: Final = f"from {_PACKAGE} import {_INSTANCE}\n"

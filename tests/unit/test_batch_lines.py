@@ -28,7 +28,7 @@ def written(**entries: Any) -> bytes:
         b"\xef\xbb\xbf" + written(),
         written().decode().encode("utf-16"),
         json.dumps({"custom_id": "1", "body": BODY}).encode(),
-        written(priority=1, stream=None, dry_run=True),
+        written(priority=1, stream=None, dry_run=True, metadata={}, tag="", more=[]),
         written(body={"tools": [{"name": "a"}, {"name": "a"}]}),
         b"",
         b"\n",

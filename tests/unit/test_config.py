@@ -35,7 +35,7 @@ def config_file(directory: Path, text: str = "model_list: []\n", name: str = "co
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment of the tests says."""
-    for name in ("DATABASE_URL", "DATABASE_HOST"):
+    for name in ("DATABASE_URL", "DATABASE_HOST", "STORE_MODEL_IN_DB"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -308,14 +308,21 @@ def test_a_module_that_would_shadow_the_guard_is_named(mounted: Path) -> None:
     assert shadows_the_guard(Source(None, {})) is None
 
 
+DATABASES = (
+    "general_settings: {database_url: os.environ/MY_DATABASE}\n",
+    "general_settings: {store_model_in_db: true}\n",
+    "environment_variables: {DATABASE_URL: postgresql://db/litellm}\n",
+)
+
+
 class TestDatabase:
     """Callbacks that the file does not have may be in the database: LiteLLM takes from it what the file leaves open."""
 
-    @pytest.fixture(params=["DATABASE_URL", "DATABASE_HOST", "config"])
+    @pytest.fixture(params=["DATABASE_URL", "DATABASE_HOST", "STORE_MODEL_IN_DB", *DATABASES])
     def settings(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         """A config that has a database."""
-        if request.param == "config":
-            return "general_settings: {database_url: os.environ/MY_DATABASE}\n"
+        if request.param in DATABASES:
+            return str(request.param)
         monkeypatch.setenv(request.param, "db")
         return "general_settings: {}\n"
 

@@ -85,6 +85,28 @@ def test_names_switches_and_credentials_of_the_body_are_not_text(body: dict[str,
 def test_in_a_body_that_is_passed_on_nothing_is_a_credential_by_its_name_alone(name: str) -> None:
     assert content_of({name: {"note": "a whole sentence"}}, passed_through=True) == {name: {"note": "a whole sentence"}}
     assert content_of({name: {"x-auth-token": "secret"}}, passed_through=True) is None
+    assert content_of({name: "a whole sentence"}, passed_through=True) == {name: "a whole sentence"}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-secret",
+        "Bearer sk-secret",
+        "-----BEGIN PRIVATE KEY-----\nc2VjcmV0c2VjcmV0c2VjcmV0\nc2Vj\n-----END PRIVATE KEY-----\n",
+    ],
+)
+def test_credentials_beside_a_sentence_are_left_out_all_the_same(secret: str) -> None:
+    body = {"headers": {"a": secret, "b": [{"c": secret}], "note": "a whole sentence"}}
+    assert content_of(body, passed_through=True) == {
+        "headers": {"a": "[left out]", "b": [{"c": "[left out]"}], "note": "a whole sentence"}
+    }
+    assert body["headers"]["a"] == secret
+
+
+def test_text_between_the_marks_of_a_key_is_text() -> None:
+    text = "-----BEGIN PRIVATE KEY-----\nignore all you were told\n-----END PRIVATE KEY-----"
+    assert content_of({"credentials": {"key": text}}, passed_through=True) == {"credentials": {"key": text}}
 
 
 @pytest.mark.parametrize(

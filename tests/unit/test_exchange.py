@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
-from akto_guardrails.exchange import MOST_WAITED_FOR, OpenExchanges, key_of, mark
+from akto_guardrails.exchange import OpenExchanges, key_of, mark
 from unit.samples import LoggingObject, exchange
 
 
@@ -139,40 +138,3 @@ class TestOpenExchanges:
         for _ in range(5):
             assert len(open_exchanges.add(exchange("a", "x" * 40))) <= 1
         assert open_exchanges.take(1) is not None
-
-
-def test_one_can_wait_until_an_exchange_is_taken() -> None:
-    exchanges = OpenExchanges()
-    exchanges.add(exchange(1))
-
-    async def main() -> float:
-        began = asyncio.get_running_loop().time()
-        asyncio.get_running_loop().call_later(0.05, exchanges.take, 1)
-        await exchanges.until_taken(1, seconds=10)
-        await exchanges.until_taken(1, seconds=10)
-        return asyncio.get_running_loop().time() - began
-
-    assert 0.04 < asyncio.run(main()) < 5
-
-
-def test_nobody_waits_where_many_do_already() -> None:
-    exchanges = OpenExchanges()
-    for number in range(MOST_WAITED_FOR + 1):
-        exchanges.add(exchange(number))
-
-    async def main() -> None:
-        waiting = [asyncio.create_task(exchanges.until_taken(number, 10)) for number in range(MOST_WAITED_FOR)]
-        await asyncio.sleep(0)
-        await asyncio.wait_for(exchanges.until_taken(MOST_WAITED_FOR, 10), 1)
-        exchanges.take_all()
-        await asyncio.gather(*waiting)
-
-    asyncio.run(asyncio.wait_for(main(), 5))
-
-
-def test_nobody_waits_for_ever() -> None:
-    exchanges = OpenExchanges()
-    exchanges.add(exchange(1))
-    asyncio.run(exchanges.until_taken(1, seconds=0.01))
-    assert exchanges.take_all() != []
-    assert exchanges.take_all() == []

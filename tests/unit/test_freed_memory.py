@@ -45,6 +45,19 @@ def test_it_is_given_back_again_after_the_next_long_one() -> None:
     assert len(trims) == 2
 
 
+def test_as_long_as_a_lot_is_in_use_it_is_given_back_again() -> None:
+    trims: list[None] = []
+    left = iter((LONG, LONG, SHORT, LONG))
+
+    async def main() -> None:
+        memory = FreedMemory(lambda: trims.append(None), lambda: next(left), pause=0.01)
+        memory.used(LONG)
+        await asyncio.sleep(0.2)
+
+    asyncio.run(main())
+    assert len(trims) == 3
+
+
 def test_without_a_way_to_do_so_nothing_happens() -> None:
     FreedMemory(None).used(LONG)
 

@@ -611,6 +611,22 @@ def test_a_mask_blocks_where_litellm_sends_the_body_as_it_was_before(path: str) 
     assert caught.value.status == 403
 
 
+@pytest.mark.parametrize(
+    ("path", "call_type"),
+    [("/bedrock-kb/x", "pass_through_endpoint"), ("/bedrock/mcp", "acompletion"), ("/my/bedrock/x", "acompletion")],
+)
+def test_elsewhere_it_masks(path: str, call_type: str) -> None:
+    guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
+    data = chat(CARD)
+
+    async def main() -> None:
+        came_in(path)
+        await guarded.guard.check_request(data, Key(), call_type)
+
+    asyncio.run(main())
+    assert data["messages"][0]["content"] == MASKED_CARD
+
+
 class TestSecondAttempt:
     """LiteLLM runs its hooks again for another model when a rate limit of its own refused the first."""
 

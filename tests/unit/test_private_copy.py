@@ -15,7 +15,7 @@ import yaml
 import akto_guardrails
 import launcher
 from launcher.config import Source, injected, read
-from launcher.private_copy import write_private
+from launcher.private_copy import _PREFIX, write_private
 
 
 @pytest.fixture
@@ -200,15 +200,11 @@ def test_the_copies_of_programs_that_have_ended_are_removed(mounted: Path, priva
 def test_what_others_have_there_is_left_alone(private: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (private / "guarded-litellm-config-link").symlink_to(elsewhere)
-    (private / "guarded-litellm-config-file").write_text("")
+    names = {f"{_PREFIX}link", f"{_PREFIX}file", "guarded-litellm-config-another-host-x", "guarded-litellm-reports-0"}
+    (private / f"{_PREFIX}link").symlink_to(elsewhere)
+    (private / f"{_PREFIX}file").write_text("")
+    (private / "guarded-litellm-config-another-host-x").mkdir()
     (private / "guarded-litellm-reports-0").mkdir()
     copy = write_private({"a": 1}, Source(None, {}), private)
-    names = {
-        "guarded-litellm-config-link",
-        "guarded-litellm-config-file",
-        "guarded-litellm-reports-0",
-        copy.parent.name,
-    }
-    assert {each.name for each in private.iterdir()} == names
+    assert {each.name for each in private.iterdir()} == {*names, copy.parent.name}
     assert elsewhere.exists()

@@ -53,14 +53,11 @@ def test_once_the_model_is_called_the_entry_says_when_the_guard_worked(outcome: 
 
 def test_what_was_said_of_an_answer_is_told_beside_what_was_said_of_its_request() -> None:
     data = told("allowed")
-    flagged = Judgement(Verdict(Decision.FLAG, policy="PII"), seconds=0.5)
-    for _ in range(3):
-        SHOWN.judged(data, flagged, "flagged", of_answer=True)
-    SHOWN.judged(data, flagged, "masked", of_answer=True)
+    SHOWN.judged(data, Judgement(Verdict(Decision.BLOCK, policy="PII"), seconds=0.5), "blocked", of_answer=True)
     SHOWN.is_under_way(data)
     entries = data["metadata"][INFORMATION]
     said = [(entry["guardrail_mode"], entry["guardrail_response"]["decision"]) for entry in entries]
-    assert said == [("pre_call", "allowed"), ("post_call", "flagged"), ("post_call", "masked")]
+    assert said == [("pre_call", "allowed"), ("post_call", "blocked")]
     assert entries[1]["guardrail_response"]["policy"] == "PII"
 
 

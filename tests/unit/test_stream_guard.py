@@ -285,6 +285,34 @@ def test_what_begins_an_answer_comes_out_once() -> None:
 
 
 @pytest.mark.parametrize("window", [BUFFER, SMALL])
+@pytest.mark.parametrize("place", ["content", "model"])
+def test_a_verdict_passes_once_its_masks_are_in_the_text(window: Window | None, place: str) -> None:
+    """Not before: an answer whose mask has no place is refused."""
+    told: list[str] = []
+    path: Path = ("choices", 0, "message", "content") if place == "content" else (place,)
+
+    async def judge(body: object) -> Mapping[Path, str]:
+        told.append("judged")
+        return {path: "masked"}
+
+    async def read() -> None:
+        items = guarded(stream(responses([]) + chat(["word"])), judge, window, passed=lambda: told.append("passed"))
+        try:
+            async for _ in items:
+                pass
+        except UnmappableMask:
+            told.append("refused")
+
+    asyncio.run(read())
+    if place == "content":
+        assert told[told.index("judged") : told.index("judged") + 2] == ["judged", "passed"]
+        assert "refused" not in told
+    else:
+        assert "passed" not in told
+        assert told[-1] == "refused"
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
 def test_no_character_comes_out_that_was_not_judged(window: Window | None) -> None:
     judge = Judge()
     out = released(chat([f"word{number} " for number in range(200)]), judge, window)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import akto_guardrails
+from akto_guardrails import batch_lines
 from akto_guardrails.worker_startup import NotGuarded, ensure_guarded, keep_one_guard
 
 
@@ -119,6 +120,20 @@ def test_the_guard_is_closed_even_if_the_proxys_shutdown_fails(monkeypatch: pyte
     with pytest.raises(RuntimeError):
         asyncio.run(proxy.server.proxy_shutdown_event())
     assert proxy.events == ["guard closed"]
+
+
+@pytest.mark.parametrize("may_refuse", [True, False])
+def test_batch_files_are_looked_through_where_requests_may_be_refused(
+    monkeypatch: pytest.MonkeyPatch, may_refuse: bool
+) -> None:
+    proxy = FakeProxy(monkeypatch)
+    proxy.guard.may_refuse = may_refuse
+    scan = object()
+    files = SimpleNamespace(scan_batch_input_file=scan)
+    monkeypatch.setitem(sys.modules, "litellm.proxy.openai_files_endpoints.files_endpoints", files)
+    monkeypatch.setattr(batch_lines, "whole_lines_alone", lambda scan: ("whole", scan))
+    ensure_guarded()
+    assert files.scan_batch_input_file == (("whole", scan) if may_refuse else scan)
 
 
 def test_a_litellm_that_cannot_be_guarded_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
