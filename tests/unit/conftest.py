@@ -1,9 +1,13 @@
-"""How long the property tests look for a counterexample: briefly, and for the same ones each time, unless asked."""
+"""How long the property tests look for a counterexample (briefly, and for the same ones each time, unless asked), and
+the directory of configs.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Building a strategy's first value is slow on a slow machine, which is no fault of the test.
@@ -21,3 +25,11 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """The directory the operator mounts."""
+    directory = tmp_path / "mounted"
+    directory.mkdir()
+    return directory

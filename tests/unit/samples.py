@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from akto_guardrails.envelope import Sender
@@ -87,3 +88,11 @@ def identity(**changes: Any) -> Identity:
 def exchange(key: int | str, payload: str = "{}", call_type: str = "acompletion") -> Exchange:
     """An exchange whose answer is still to come."""
     return Exchange(key, identity(), {}, call_type, "gpt-4o-mini", payload, payload)
+
+
+def config_file(directory: Path, text: str = "model_list: []\n", name: str = "config.yaml") -> Path:
+    """A config with this text."""
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -10,26 +10,11 @@ import pytest
 import yaml
 
 from launcher.config import CALLBACK, ConfigError, Source, injected, read, shadows_the_guard
+from unit.samples import config_file
 
 DOCUMENTED = "custom_hooks.proxy_handler_instance"
 AKTOS_FILE = "import httpx\n\n\nclass GuardrailsHandler(CustomLogger):\n    pass\n"
 OWN_FILE = "class MyLogger(CustomLogger):\n    pass  # not a GuardrailsHandler\n"
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Path:
-    """The directory the operator mounts."""
-    directory = tmp_path / "mounted"
-    directory.mkdir()
-    return directory
-
-
-def config_file(directory: Path, text: str = "model_list: []\n", name: str = "config.yaml") -> Path:
-    """A config with this text."""
-    path = directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -16,14 +16,7 @@ import akto_guardrails
 import launcher
 from launcher.config import Source, injected, read
 from launcher.private_copy import _PREFIX, write_private
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Path:
-    """The directory the operator mounts."""
-    directory = tmp_path / "mounted"
-    directory.mkdir()
-    return directory
+from unit.samples import config_file
 
 
 @pytest.fixture
@@ -32,14 +25,6 @@ def private(tmp_path: Path) -> Path:
     directory = tmp_path / "private"
     directory.mkdir()
     return directory
-
-
-def config_file(directory: Path, text: str = "model_list: []\n", name: str = "config.yaml") -> Path:
-    """A config with this text."""
-    path = directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 class TestPrivateCopy:
