@@ -879,6 +879,19 @@ def test_all_records_that_wait_count_as_memory_that_will_be_free(monkeypatch: py
     assert used == [1_000_000]
 
 
+def test_memory_is_given_back_again_as_long_as_records_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Callable[[], int]] = []
+
+    def made(_: object, in_use: Callable[[], int]) -> FreedMemory:
+        asked.append(in_use)
+        return FreedMemory(None)
+
+    monkeypatch.setattr(guard_module, "FreedMemory", made)
+    guarded = Guarded()
+    guarded.recorder.queued_bytes = 7
+    assert [in_use() for in_use in asked] == [7]
+
+
 def came_in(path: str = "/v1/chat/completions", *, kind: str = "http", **entries: Any) -> ClientRequest:
     """A request came in: the ASGI layer notes it for the task that runs."""
     scope = {"type": kind, "method": "POST", "path": path, "headers": [], "client": ("203.0.113.7", 1), **entries}
