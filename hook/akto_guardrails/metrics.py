@@ -39,6 +39,8 @@ _LEVELS: Final = {
     "breaker_open": "Workers that do not ask Akto at the moment, because it failed again and again.",
     "record_queue_entries": "Records waiting in memory.",
     "record_queue_bytes": "Bytes of the records waiting in memory.",
+    "spooled_entries": "Records on disk, those that wait in memory too among them.",
+    "spooled_bytes": "Bytes of the records on disk.",
     "checks_in_flight": "Checks under way.",
 }
 

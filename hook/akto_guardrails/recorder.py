@@ -73,6 +73,9 @@ class Recorder:
         self._trouble = RateLimited(_log, logging.WARNING)
         counters.add_level("record_queue_entries", lambda: len(self._waiting))
         counters.add_level("record_queue_bytes", lambda: self.queued_bytes)
+        if spool is not None:
+            counters.add_level("spooled_entries", lambda: spool.files)
+            counters.add_level("spooled_bytes", lambda: spool.total_bytes)
 
     def start(self) -> None:
         """Begins to send what earlier workers left on disk. Must be called on the event loop."""

@@ -74,6 +74,16 @@ class Spool:
         return len(self._names)
 
     @property
+    def files(self) -> int:
+        """Records that are on disk, loaded or not."""
+        return len(self._sizes)
+
+    @property
+    def total_bytes(self) -> int:
+        """What they take."""
+        return self._bytes
+
+    @property
     def next_size(self) -> int:
         """How long the oldest of them is; there has to be one."""
         return self._sizes[self._names[0][0]]

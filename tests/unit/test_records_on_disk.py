@@ -94,6 +94,22 @@ def test_records_that_cannot_be_read_for_a_moment_are_sent_after_it(
     assert "cannot be read from SPOOL_DIR, tried again: Too many open files" in caplog.text
 
 
+def test_what_is_on_disk_is_told_until_it_is_delivered(tmp_path: Path) -> None:
+    service, counters = Outage(), Counters()
+
+    async def main() -> None:
+        recorder = a_spooling_recorder(service, tmp_path, counters)
+        put(recorder, range(30))
+        levels = counters.levels()
+        assert levels["spooled_entries"] == len(left(tmp_path)) > 0
+        assert levels["spooled_bytes"] == sum(file.stat().st_size for file in left(tmp_path))
+        service.is_over = True
+        await recorder.flush(20)
+
+    asyncio.run(main())
+    assert (counters.levels()["spooled_entries"], counters.levels()["spooled_bytes"]) == (0, 0)
+
+
 def test_files_that_are_gone_or_damaged_are_counted_and_the_others_are_sent(tmp_path: Path) -> None:
     left_by_a_dead_worker(tmp_path, *[record_of(number, f"s{number % 3}") for number in range(150)])
     files = left(tmp_path)
