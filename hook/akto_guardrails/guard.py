@@ -53,6 +53,9 @@ _MIXED_CHOICES: Final = (
     " or messages that are sent as such) cannot be checked; ask without `stream`"
 )
 _UNAVAILABLE: Final = "Akto Guardrails could not check this request; it is refused (UNREACHABLE_FALLBACK=fail_closed)"
+_ANSWER_UNAVAILABLE: Final = (
+    "Akto Guardrails could not check the answer to this request; it is withheld (UNREACHABLE_FALLBACK=fail_closed)"
+)
 
 # What is told of a check whose mask could not be put back.
 _UNAPPLIED: Final = Judgement(Verdict(Decision.BLOCK))
@@ -383,7 +386,7 @@ class Guard:
         try:
             judgement = judgement or await self._checker.request(exchange, subject.content)
             exchange = replace(exchange, judgement=judgement)
-            refusal = self._refusal_of(judgement, exchange, _TOO_LARGE)
+            refusal = self._refusal_of(judgement, exchange)
             if refusal is not None:
                 self._refuse(exchange, refusal)
             if judgement.changes and exchange.call_type in _PASSED_THROUGH and _is_sent_as_read():
@@ -401,19 +404,20 @@ class Guard:
         self._journal.masked(exchange, judgement)
         return replace(exchange, request_payload=payload_of(subject.masked_content(), bare=exchange.bare))
 
-    def _refusal_of(self, judgement: Judgement, exchange: Exchange, too_large: str) -> Refusal | None:
+    def _refusal_of(self, judgement: Judgement, exchange: Exchange, *, of_answer: bool = False) -> Refusal | None:
         """What `judgement` asks for; says what is to be said about it."""
         verdict = judgement.verdict
         if verdict.cause is not None:
-            self._journal.unavailable(verdict.cause, verdict.reason, exchange)
+            self._journal.unavailable(verdict.cause, verdict.reason, exchange, of_answer=of_answer)
             if verdict.cause is Cause.TOO_LARGE:
-                return Refusal(413, too_large, judged=False)
-            return Refusal(503, _UNAVAILABLE, judged=False) if self._settings.fail_closed else None
+                return Refusal(413, _ANSWER_TOO_LARGE if of_answer else _TOO_LARGE, judged=False)
+            message = _ANSWER_UNAVAILABLE if of_answer else _UNAVAILABLE
+            return Refusal(503, message, judged=False) if self._settings.fail_closed else None
         if verdict.decision is Decision.BLOCK:
-            self._journal.violation("blocked", exchange, judgement)
+            self._journal.violation("blocked", exchange, judgement, of_answer=of_answer)
             return Refusal(403, _blocked_message(verdict.reason), judged=True)
         if verdict.decision is Decision.FLAG:
-            self._journal.violation("flagged", exchange, judgement)
+            self._journal.violation("flagged", exchange, judgement, of_answer=of_answer)
         return None
 
     def _refuse(
@@ -479,7 +483,7 @@ class Guard:
             raise self.refusal_of_answer_mask(data, body, error, released) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
             judgement = Judgement(unavailable(Cause.INTERNAL, type(error).__name__))
-        refusal = self._refusal_of(judgement, exchange, _ANSWER_TOO_LARGE)
+        refusal = self._refusal_of(judgement, exchange, of_answer=True)
         if refusal is not None:
             self._refuse(replace(exchange, judgement=judgement), refusal, body, released)
         note_outcome(outcome_of(judgement))
@@ -490,7 +494,7 @@ class Guard:
         """An answer, or a part of one, goes to the client with the masks of `judgement` in it."""
         exchange = self._answered(data)
         if exchange is not None and judgement.changes:
-            self._journal.masked(exchange, judgement)
+            self._journal.masked(exchange, judgement, of_answer=True)
 
     def will_check_answer(self) -> bool:
         """Whether the answer to the request that is served, as it was checked last, will be checked, too."""
@@ -515,30 +519,32 @@ class Guard:
         note_outcome("blocked")
         exchange = self._answered(data)
         if exchange is not None:
-            self._journal.unmappable(exchange, error)
+            self._journal.unmappable(exchange, error, of_answer=True)
             self._record_refusal(exchange, refusal, body, released)
         return refusal
 
-    def _in_background(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement]) -> None:
-        task = asyncio.get_running_loop().create_task(self._watch(exchange, check))
+    def _in_background(
+        self, exchange: Exchange, check: Coroutine[Any, Any, Judgement], *, of_answer: bool = False
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(self._watch(exchange, check, of_answer=of_answer))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _watch(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement]) -> None:
+    async def _watch(self, exchange: Exchange, check: Coroutine[Any, Any, Judgement], *, of_answer: bool) -> None:
         try:
             judgement = await check
         except UnmappableMask as error:
-            self._journal.unmappable(exchange, error)
+            self._journal.unmappable(exchange, error, of_answer=of_answer)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task; asyncio would print the error's text
             self.note_internal_error(error)
         else:
             verdict = judgement.verdict
             if verdict.cause is not None:
-                self._journal.unavailable(verdict.cause, verdict.reason, exchange)
+                self._journal.unavailable(verdict.cause, verdict.reason, exchange, of_answer=of_answer)
             elif verdict.decision is not Decision.ALLOW:
-                self._journal.violation_seen(exchange, judgement)
+                self._journal.violation_seen(exchange, judgement, of_answer=of_answer)
             if judgement.changes:
-                self._journal.mask_seen(exchange, judgement)
+                self._journal.mask_seen(exchange, judgement, of_answer=of_answer)
 
     def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
@@ -560,7 +566,8 @@ class Guard:
         if answer is None:
             return
         if self._settings.response_guardrails and not self._settings.sync_mode and exchange.call_type in _SPOKEN:
-            self._in_background(exchange, self._checker.answer(exchange, as_object(exchange, answer)))
+            check = self._checker.answer(exchange, as_object(exchange, answer))
+            self._in_background(exchange, check, of_answer=True)
         self._records.put_tool_calls(exchange, answer)
 
     def _request_ended(self, request: ClientRequest, key: Key) -> None:

@@ -52,7 +52,9 @@ class Journal:
         }
         self._unchecked: set[str] = set()
 
-    def unavailable(self, cause: Cause, detail: str = "", exchange: Exchange | None = None) -> None:
+    def unavailable(
+        self, cause: Cause, detail: str = "", exchange: Exchange | None = None, *, of_answer: bool = False
+    ) -> None:
         """There is no verdict, because of `cause`. Of a run of the same the first exchange is named."""
         self._counters.add(f"unavailable_{cause.value}")
         if not self._settings.sync_mode:
@@ -60,64 +62,82 @@ class Journal:
         else:
             outcome = "refused" if cause is Cause.TOO_LARGE else self._settings.unreachable_fallback
         advice = f"{_ADVICE[cause]} {_printable(detail)}".rstrip()
-        about = "-" if exchange is None else _about(exchange)
-        self._faults[cause].log("no verdict from Akto | %s | %s | %s | %s", cause.value, advice, outcome, about)
+        about = "-" if exchange is None else _about(exchange, of_answer=of_answer)
+        named = {} if exchange is None else _names(exchange, of_answer=of_answer)
+        self._faults[cause].log(
+            "no verdict from Akto | %s | %s | %s | %s",
+            cause.value,
+            advice,
+            outcome,
+            about,
+            extra={"event": "no verdict from Akto", "cause": cause.value, "outcome": outcome, **named},
+        )
 
     def internal_error(self, error: BaseException) -> None:
         """A bug of the guard outside a check. The message stays out: it may quote content."""
         self.unavailable(Cause.INTERNAL, type(error).__name__)
 
-    def violation(self, what: str, exchange: Exchange, judgement: Judgement) -> None:
+    def violation(self, what: str, exchange: Exchange, judgement: Judgement, *, of_answer: bool = False) -> None:
         """A policy was violated, and `what` became of it."""
         verdict = judgement.verdict
         details = {"behaviour": verdict.behaviour, "policy": verdict.policy, "rule": verdict.rule}
         _log.warning(
             "%s | %s | %s | %s",
             what,
-            _about(exchange),
+            _about(exchange, of_answer=of_answer),
             " ".join(f"{name}={_printable(text) or '-'}" for name, text in details.items()),
             _took(judgement),
-            extra={"event": what, **_fields(exchange, judgement), **_short(details)},
+            extra={"event": what, **_fields(exchange, judgement, of_answer=of_answer), **_short(details)},
         )
 
-    def violation_seen(self, exchange: Exchange, judgement: Judgement) -> None:
+    def violation_seen(self, exchange: Exchange, judgement: Judgement, *, of_answer: bool = False) -> None:
         """A policy was violated while nothing is enforced."""
-        self.violation(f"violation seen, {_NOT_ENFORCED}", exchange, judgement)
+        self.violation(f"violation seen, {_NOT_ENFORCED}", exchange, judgement, of_answer=of_answer)
 
-    def masked(self, exchange: Exchange, judgement: Judgement) -> None:
+    def masked(self, exchange: Exchange, judgement: Judgement, *, of_answer: bool = False) -> None:
         """Pieces of text were masked."""
         self._counters.add("masks_applied")
-        strings = len(judgement.changes)
-        fields = {"event": "masked", "strings": strings, **_fields(exchange, judgement)}
-        _log.info("masked | %s | strings=%d | %s", _about(exchange), strings, _took(judgement), extra=fields)
+        self._mask("masked", exchange, judgement, of_answer=of_answer)
 
-    def mask_seen(self, exchange: Exchange, judgement: Judgement) -> None:
+    def mask_seen(self, exchange: Exchange, judgement: Judgement, *, of_answer: bool = False) -> None:
         """Akto masked text while nothing is enforced."""
         self._counters.add("masks_seen")
-        strings = len(judgement.changes)
-        what = f"mask seen, {_NOT_ENFORCED}"
-        fields = {"event": what, "strings": strings, **_fields(exchange, judgement)}
-        _log.info("%s | %s | strings=%d | %s", what, _about(exchange), strings, _took(judgement), extra=fields)
+        self._mask(f"mask seen, {_NOT_ENFORCED}", exchange, judgement, of_answer=of_answer)
 
-    def unmappable(self, exchange: Exchange, error: Exception) -> None:
+    def _mask(self, what: str, exchange: Exchange, judgement: Judgement, *, of_answer: bool) -> None:
+        strings = len(judgement.changes)
+        fields = {"event": what, "strings": strings, **_fields(exchange, judgement, of_answer=of_answer)}
+        about = _about(exchange, of_answer=of_answer)
+        _log.info("%s | %s | strings=%d | %s", what, about, strings, _took(judgement), extra=fields)
+
+    def unmappable(self, exchange: Exchange, error: Exception, *, of_answer: bool = False) -> None:
         """A mask could not be applied. The text of errors but `UnmappableMask` stays out: it may quote content."""
         self._counters.add("masks_unmappable")
         why = str(error) if isinstance(error, UnmappableMask) else type(error).__name__
         outcome = "refused" if self._settings.sync_mode else _NOT_ENFORCED
-        _log.warning("mask not applicable, %s | %s | %s", outcome, _about(exchange), why)
+        what = f"mask not applicable, {outcome}"
+        fields = {"event": what, **_names(exchange, of_answer=of_answer)}
+        _log.warning("%s | %s | %s", what, _about(exchange, of_answer=of_answer), why, extra=fields)
 
     def unchecked_route(self, family: str) -> None:
         """A request came in on a route that cannot be checked; logged once for each family."""
         self._counters.add(count_of(family))
         if family not in self._unchecked:
             self._unchecked.add(family)
-            _log.warning("unchecked route | %s | UNCHECKED_ROUTES=%s", family, self._settings.unchecked_routes)
+            fields = {"event": "unchecked route", "family": family}
+            what = "unchecked route | %s | UNCHECKED_ROUTES=%s"
+            _log.warning(what, family, self._settings.unchecked_routes, extra=fields)
 
 
-def _about(exchange: Exchange) -> str:
+def _about(exchange: Exchange, *, of_answer: bool) -> str:
     identity = exchange.identity
     call_id, collection, route = map(_printable, (identity.call_id, identity.collection, identity.route))
-    return f"call_id={call_id} collection={collection} route={route}"
+    return f"call_id={call_id} collection={collection} route={route} of={_of(of_answer)}"
+
+
+def _of(is_answer: bool) -> str:
+    """What was checked, in the metrics' words."""
+    return "answer" if is_answer else "request"
 
 
 def _printable(value: str) -> str:
@@ -134,8 +154,12 @@ def _took(judgement: Judgement) -> str:
     return f"{judgement.seconds * 1000:.0f} ms"
 
 
-def _fields(exchange: Exchange, judgement: Judgement) -> dict[str, object]:
-    """The same for logs in JSON."""
+def _names(exchange: Exchange, *, of_answer: bool) -> dict[str, str]:
+    """What `_about` says, for logs in JSON."""
     identity = exchange.identity
     names = {"call_id": identity.call_id, "collection": identity.collection, "route": identity.route}
-    return {**_short(names), "duration_ms": round(judgement.seconds * 1000, 1)}
+    return {**_short(names), "of": _of(of_answer)}
+
+
+def _fields(exchange: Exchange, judgement: Judgement, *, of_answer: bool) -> dict[str, object]:
+    return {**_names(exchange, of_answer=of_answer), "duration_ms": round(judgement.seconds * 1000, 1)}

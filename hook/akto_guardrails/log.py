@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 _NAME: Final = "akto_guardrails"
@@ -51,22 +51,24 @@ class RateLimited:
         self._clock = clock
         self._next = float("-inf")
         self._held_back = 0
-        self._last: tuple[str, tuple[object, ...], int] = ("", (), 0)
+        self._last: tuple[str, tuple[object, ...], int, Mapping[str, object] | None] = ("", (), 0, None)
         self._timer: asyncio.TimerHandle | None = None
 
-    def log(self, message: str, *arguments: object, amount: int = 1) -> None:
-        """Logs `message` now, or counts it, as `amount` events, for the next line."""
+    def log(self, message: str, *arguments: object, amount: int = 1, extra: Mapping[str, object] | None = None) -> None:
+        """Logs `message` now, or counts it, as `amount` events, for the next line. `extra`: fields of a JSON line."""
         now = self._clock()
         if now < self._next:
             self._held_back += amount
-            self._last = message, arguments, amount
+            self._last = message, arguments, amount, extra
             self._remember(self._next - now)
             return
-        self._log_now(now, message, arguments)
+        self._log_now(now, message, arguments, extra)
 
-    def _log_now(self, now: float, message: str, arguments: tuple[object, ...]) -> None:
+    def _log_now(
+        self, now: float, message: str, arguments: tuple[object, ...], extra: Mapping[str, object] | None
+    ) -> None:
         suffix = f" ({self._held_back} more like it since the last line)" if self._held_back else ""
-        self._logger.log(self._level, message + suffix, *arguments)
+        self._logger.log(self._level, message + suffix, *arguments, extra=extra)
         self._next = now + _SUMMARY_SECONDS
         self._held_back = 0
 
@@ -82,6 +84,6 @@ class RateLimited:
     def _log_the_rest(self) -> None:
         self._timer = None
         if self._held_back:
-            message, arguments, amount = self._last
+            message, arguments, amount, extra = self._last
             self._held_back -= amount
-            self._log_now(self._clock(), message, arguments)
+            self._log_now(self._clock(), message, arguments, extra)

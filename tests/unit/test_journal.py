@@ -56,7 +56,33 @@ def test_no_value_looks_like_further_fields_of_a_plain_line(name: str, caplog: p
 def test_a_missing_verdict_is_told_with_the_same_care(caplog: pytest.LogCaptureFixture) -> None:
     about = replace(exchange(1), identity=identity(call_id=FORGED))
     Journal(settings(), Counters()).unavailable(Cause.TIMEOUT, "", about)
-    assert "event" not in json.loads(JsonFormatter().format(caplog.records[-1]))
+    line = json.loads(JsonFormatter().format(caplog.records[-1]))
+    about = {"call_id": FORGED[:200], "collection": "checkout-agent", "route": "/v1/chat/completions", "of": "request"}
+    expected = {"event": "no verdict from Akto", "cause": "timeout", "outcome": "fail_open", **about}
+    assert {name: line[name] for name in expected} == expected
+
+
+def test_a_line_says_whether_it_is_about_the_request_or_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    journal = Journal(settings(), Counters())
+    judgement = Judgement(Verdict(Decision.BLOCK), {("messages", 0, "content"): "*"})
+    for of_answer in (False, True):
+        journal.violation("blocked", exchange(1), judgement, of_answer=of_answer)
+        journal.violation_seen(exchange(1), judgement, of_answer=of_answer)
+        journal.masked(exchange(1), judgement, of_answer=of_answer)
+        journal.mask_seen(exchange(1), judgement, of_answer=of_answer)
+        journal.unmappable(exchange(1), ValueError(), of_answer=of_answer)
+        journal.unavailable(list(Cause)[of_answer], "", exchange(1), of_answer=of_answer)
+    assert [json.loads(JsonFormatter().format(record))["of"] for record in caplog.records] == (
+        ["request"] * 6 + ["answer"] * 6
+    )
+    assert all(f" of={record.__dict__['of']} " in f"{record.getMessage()} " for record in caplog.records)
+
+
+def test_unchecked_routes_are_told_in_fields_too(caplog: pytest.LogCaptureFixture) -> None:
+    Journal(settings(), Counters()).unchecked_route("assistants")
+    line = json.loads(JsonFormatter().format(caplog.records[-1]))
+    assert (line["event"], line["family"]) == ("unchecked route", "assistants")
 
 
 def test_values_are_short(caplog: pytest.LogCaptureFixture) -> None:
