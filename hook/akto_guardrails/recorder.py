@@ -14,7 +14,7 @@ from akto_guardrails.akto import Delivery
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import cut_record, session_of_record
 from akto_guardrails.log import RateLimited
-from akto_guardrails.spool import Spool
+from akto_guardrails.spool import Spool, left_by_others
 from akto_guardrails.waiting import Entry, Waiting
 
 Send = Callable[[bytes], Awaitable[tuple[Delivery, int | None]]]
@@ -81,6 +81,8 @@ class Recorder:
         """Begins to send what earlier workers left on disk. Must be called on the event loop."""
         if self._spool is not None:
             self._spool.take_over()
+            if (problem := left_by_others(self._spool.directory)) is not None:
+                _log.warning("%s %s", problem.what, problem.fix)
             if len(self._spool):
                 _log.info("%d records of an earlier run are on disk, and are sent now", len(self._spool))
             self._wake()

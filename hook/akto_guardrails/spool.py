@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from akto_guardrails.log import RateLimited
+from akto_guardrails.problem import Problem
 
 _NAME: Final = re.compile(r"(\d{20})-[0-9a-f]{12}-\d+-(\d+)\.record")
 _SUFFIX: Final = ".record"
@@ -68,6 +69,11 @@ class Spool:
         # In directories taken over, which are looked through again.
         self._undeleted: set[str] = set()
         self._trouble = RateLimited(_log, logging.WARNING)
+
+    @property
+    def directory(self) -> str:
+        """Below which all workers have theirs."""
+        return str(self._above)
 
     def __len__(self) -> int:
         """Records that are not loaded yet."""
@@ -160,7 +166,7 @@ class Spool:
         try:
             self._locks[directory] = _lock(directory)
         except OSError:
-            # A living worker's, or not ours to read.
+            # A living worker's, or another user's.
             return []
         taken: list[tuple[str, Path]] = []
         for name in _names_in(directory):
@@ -193,6 +199,17 @@ class Spool:
     def _count(self, name: str, size: int) -> None:
         self._sizes[name] = size
         self._bytes += size
+
+
+def left_by_others(directory: str) -> Problem | None:
+    """What is wrong with records below `directory` that this process cannot send, because another user left them."""
+    workers = (Path(directory) / name for name in _names_in(Path(directory)) if name.startswith(_DIRECTORY))
+    if not any(not os.access(worker, os.R_OK | os.W_OK | os.X_OK) for worker in workers):
+        return None
+    return Problem(
+        f"SPOOL_DIR ({directory}) has what another user left: user {os.getuid()} cannot read it, so it is not sent.",
+        "Run the container as the user it ran as before, or give the files to this one (chown -R).",
+    )
 
 
 def _names_in(directory: Path) -> list[str]:

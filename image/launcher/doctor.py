@@ -25,6 +25,7 @@ import yaml
 from akto_guardrails.problem import Problem
 from akto_guardrails.reporter import reports, reports_directory
 from akto_guardrails.settings import Settings, SettingsError, load_settings
+from akto_guardrails.spool import left_by_others
 from launcher.arguments import Arguments, parse
 from launcher.config import CALLBACK, ConfigError, Source, injected
 from launcher.notices import notices_of
@@ -76,9 +77,10 @@ def examine(arguments: Arguments, environment: Mapping[str, str]) -> Iterator[Fi
     yield from _config(arguments, environment)
     yield from _temporary(environment)
     if settings is None:
-        for check in ("callback", "akto", "token", "clock", "proxy"):
+        for check in ("records", "callback", "akto", "token", "clock", "proxy"):
             yield Finding(check, "skipped", "the variables come first")
         return
+    yield _records(settings)
     yield _callback()
     yield from _akto(settings, environment)
 
@@ -153,6 +155,16 @@ def _temporary(environment: Mapping[str, str]) -> Iterator[Finding]:
         minutes = (time.time() - report["since"]) / 60
         counts = ", ".join(f"{name}={count}" for name, count in report["counters"].items())
         yield Finding(f"worker {report['pid']}", "ok", f"for {minutes:.0f} min: {counts}")
+
+
+def _records(settings: Settings) -> Finding:
+    directory = settings.spool_directory
+    if directory is None:
+        return Finding("records", "ok", "wait in memory alone (no SPOOL_DIR)")
+    problem = left_by_others(directory)
+    if problem is not None:
+        return Finding("records", "warning", problem.what, problem.fix)
+    return Finding("records", "ok", f"may wait on disk in {directory}")
 
 
 def _callback() -> Finding:

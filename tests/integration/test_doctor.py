@@ -115,7 +115,7 @@ def checks_of(output: str) -> dict[str, str]:
 
 
 ALL_WELL = dict.fromkeys(
-    ("variables", "config", "temporary files", "callback", "akto", "token", "clock", "proxy"), "ok"
+    ("variables", "config", "temporary files", "records", "callback", "akto", "token", "clock", "proxy"), "ok"
 )
 
 
@@ -175,7 +175,10 @@ def test_doctor_shows_what_would_be_injected_and_no_secret(network: Network, akt
             {"TIMEOUT": "soon"},
             [],
             78,
-            {"variables": "failed", **dict.fromkeys(("callback", "akto", "token", "clock", "proxy"), "skipped")},
+            {
+                "variables": "failed",
+                **dict.fromkeys(("records", "callback", "akto", "token", "clock", "proxy"), "skipped"),
+            },
         ),
         ({"HTTP_PROXY": "http://u:p4ss@proxy.invalid:3128"}, [], 1, {"akto": "failed", "token": "skipped"}),
     ],

@@ -209,6 +209,27 @@ def test_records_on_disk_are_sent_by_the_next_start_in_their_order(
     assert list(spool.iterdir()) == []
 
 
+def test_records_that_another_user_left_are_named_until_they_can_be_read(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path
+) -> None:
+    akto.answer("record", DOWN)
+    first: GuardedProxy = start_proxy(**with_spool(spool), user="65534:0")
+    chats(first, range(8))
+    stop(first)
+    akto.answer_normally("record")
+    unlike = {**with_spool(spool), "user": "12345:0", "cap_drop": ["ALL"]}
+    second: GuardedProxy = start_proxy(**unlike)
+    assert "SPOOL_DIR (/spool) has what another user left: user 12345 cannot read it" in second.guard_log()
+    doctor = second.container.get_wrapped_container().exec_run(["/opt/akto/entrypoint.sh", "doctor"])
+    assert b"user 12345 cannot read it" in doctor.output
+    assert doctor.exit_code == 0
+    stop(second)
+    assert delivered(akto) == []
+    third: GuardedProxy = start_proxy(**with_spool(spool), user="65534:0")
+    assert_all_once_in_the_order_of_their_sessions(wait_for_delivery(akto, 8), range(8))
+    assert "another user" not in third.guard_log()
+
+
 def test_records_on_disk_outlive_a_container_that_was_killed(
     start_proxy: Any, akto: MockAkto, llm: MockLlm, spool: Path
 ) -> None:
