@@ -595,6 +595,13 @@ class TestBreaker:
         assert Cause.BREAKER_OPEN not in causes[:5]
         assert causes[5:] == [Cause.BREAKER_OPEN] * 4
 
+    def test_five_connections_in_a_row_that_cannot_be_made_open_it(self) -> None:
+        async def main() -> list[Cause | None]:
+            async with calling(f"http://127.0.0.1:{closed_port()}") as client:
+                return [(await client.check(b"{}")).cause for _ in range(6)]
+
+        assert asyncio.run(main()) == [Cause.CONNECTION] * 5 + [Cause.BREAKER_OPEN]
+
     @pytest.mark.parametrize(
         "answer",
         [
@@ -663,6 +670,23 @@ class TestBreaker:
             return causes
 
         assert asyncio.run(main()) == [Cause.TIMEOUT] * 20
+
+    def test_as_long_as_it_is_closed_connections_are_kept(self) -> None:
+        peers: list[object] = []
+
+        async def handler(request: web.BaseRequest) -> web.Response:
+            assert request.transport is not None
+            peers.append(request.transport.get_extra_info("peername"))
+            return web.Response(status=503)
+
+        async def main() -> None:
+            async with serving(handler) as url, calling(url) as client:
+                for _ in range(5):
+                    await client.check(b"{}")
+
+        asyncio.run(main())
+        assert len(peers) == 5
+        assert len(set(peers)) == 1
 
     def test_connections_from_before_the_outage_are_not_used_again(self) -> None:
         """A machine that is gone answers nothing on any of them."""

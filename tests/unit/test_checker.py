@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -166,6 +167,18 @@ class TestSplit:
 
         assert Asked(one_after_the_other).request(chat(long())).verdict == expected
 
+    def test_the_name_of_the_model_goes_with_each_portion_and_is_no_text_of_it(self) -> None:
+        asked = Asked()
+        asked.request(chat(long()))
+        bodies = [payload["body"] for payload in asked.payloads]
+        assert len(bodies) > 1
+        assert all(body["model"] == "m" and "model" not in body["text"] for body in bodies)
+
+    def test_it_says_how_long_all_of_it_took(self) -> None:
+        began = time.perf_counter()
+        seconds = Asked().request(chat(long())).seconds
+        assert 0 < seconds <= time.perf_counter() - began
+
     def test_a_mask_in_one_portion_changes_the_whole_string(self) -> None:
         text = f"{long()} {NUMBER} {long(1000)}"
         assert Asked(masking).request(chat("short", text)).changes == {
@@ -180,6 +193,12 @@ class TestSplit:
         asked = Asked(MAX_CHECK_CHARACTERS=str(LONGEST_STRING))
         assert asked.request(chat(long(LONGEST_STRING + 100_000))) == Judgement(unavailable(Cause.TOO_LARGE), {})
         assert asked.checks == []
+
+    def test_exactly_as_much_as_the_operator_wants_checked_is_checked(self) -> None:
+        content = chat(long())
+        length = len(payload_of(content))
+        assert Asked(MAX_CHECK_CHARACTERS=str(length)).request(content).verdict == ALLOW
+        assert Asked(MAX_CHECK_CHARACTERS=str(length - 1)).request(content).verdict.cause is Cause.TOO_LARGE
 
     def test_the_limit_is_one_of_characters_as_the_service_counts_them(self) -> None:
         asked = Asked(MAX_CHECK_CHARACTERS="300000")

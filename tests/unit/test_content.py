@@ -176,7 +176,8 @@ def test_media_and_credentials_are_left_out_and_the_request_stays_as_it_is() -> 
 
 @pytest.mark.parametrize("key", ["tools", "functions"])
 def test_a_schema_holds_text_only_whatever_its_parameters_are_called(key: str) -> None:
-    schema = [{"name": "f", "parameters": {"media_type": "image/png", "data": "A" * 400, "api_key": "the key to use"}}]
+    source = {"media_type": "image/png", "data": "A" * 400, "api_key": "the key to use"}
+    schema = [{"name": "f", "parameters": {"type": "image", "source": source}}]
     content = content_of({key: schema})
     assert content is not None
     assert content[key] is schema

@@ -124,6 +124,8 @@ def test_connections_that_were_idle_for_too_long_are_not_used(monkeypatch: pytes
         await direct.post("/", b"", 5)
         await asyncio.sleep(0.2)
         await direct.post("/", b"", 5)
+        await asyncio.sleep(0.05)
+        assert server.open == 1, "the old one is closed"
 
     run(server, main)
     assert server.ports[0] == server.ports[1] != server.ports[2]
@@ -219,6 +221,41 @@ def test_a_408_on_a_kept_connection_is_the_end_of_the_connection_and_no_answer()
     assert len(set(server.ports)) == 3
 
 
+def test_a_server_that_closes_an_idle_connection_is_no_error_of_the_event_loop() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ANSWER)
+        writer.close()
+
+    broken: list[dict[str, Any]] = []
+
+    async def main(direct: Direct) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+        await direct.post("/", b"", 5)
+        await asyncio.sleep(0.05)
+        assert not any(connection.is_open for connection in direct._idle)
+
+    run(Server(answer), main)
+    assert broken == []
+
+
+def test_what_comes_between_an_answer_and_who_waits_for_it_changes_nothing() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        connection = HttpConnection(loop, 1_000, lambda _: None)
+        await loop.create_connection(lambda: connection, sock=ours)
+        waiting = loop.create_task(connection.post(b"request", loop.time() + 5))
+        await asyncio.sleep(0)
+        connection.data_received(ANSWER)
+        connection.data_received(ANSWER)
+        connection._fail(TimeoutError())
+        assert await waiting == (200, b"ok")
+        assert not connection.is_open
+        theirs.close()
+
+    asyncio.run(main())
+
+
 def test_an_idle_connection_keeps_no_answer() -> None:
     async def main(direct: Direct) -> None:
         await asyncio.gather(*(direct.post("/", b"", 5) for _ in range(3)))
@@ -252,6 +289,23 @@ def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection(
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
         direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
         assert await direct.post("/", b"x" * 50_000_000, 5) == (413, b"")
+        assert direct._idle == []
+        await direct.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_any_answer_before_the_end_of_the_request_ends_the_connection() -> None:
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(ANSWER)
+            await asyncio.sleep(0.2)
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
+        assert await direct.post("/", b"x" * 50_000_000, 5) == (200, b"ok")
         assert direct._idle == []
         await direct.close()
         server.close()
@@ -296,19 +350,34 @@ async def over_tls(serve: Exchange, directory: Path) -> AsyncIterator[Direct]:
         server.close()
 
 
-def test_a_refusal_of_a_long_request_ends_a_connection_with_tls(tmp_path: Path) -> None:
+def test_unless_told_otherwise_a_server_without_a_known_certificate_is_not_spoken_to(tmp_path: Path) -> None:
+    server = Server()
+
+    async def main() -> None:
+        async with over_tls(server.serve, tmp_path) as trusting:
+            direct = Direct(URL(f"https://localhost:{trusting._port}"), {}, most=1_000)
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await direct.post("/", b"", 5)
+            await direct.close()
+
+    asyncio.run(main())
+    assert server.heads == []
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_refusal_of_a_long_request_ends_a_connection_with_tls(tmp_path: Path, status: int) -> None:
     """Under TLS nobody knows how much of the request is still to be sent."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1_000)
         cast(asyncio.Transport, writer.transport).pause_reading()
-        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\n\r\n" % status)
         await asyncio.sleep(1)
         writer.close()
 
     async def main() -> None:
         async with over_tls(refuse, tmp_path) as direct:
-            assert await direct.post("/", b"x" * 20_000_000, 5) == (413, b"")
+            assert await direct.post("/", b"x" * 20_000_000, 5) == (status, b"")
             assert direct._idle == []
 
     asyncio.run(main())
@@ -440,6 +509,25 @@ def test_a_connection_that_comes_too_late_is_closed(monkeypatch: pytest.MonkeyPa
     run(server, main)
 
 
+def test_a_call_given_up_in_the_moment_in_which_its_connection_is_there_closes_it() -> None:
+    server = Server()
+
+    async def main(direct: Direct) -> None:
+        call = asyncio.create_task(direct.post("/", b"", 5))
+        for _ in range(1_000_000):
+            await asyncio.sleep(0)
+            if direct._open:
+                break
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await server.all_closed()
+        assert direct._open == set()
+
+    run(server, main)
+    assert server.heads == []
+
+
 def test_a_name_is_looked_up_once_for_all_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[str] = []
     look_up = direct_module._looked_up
@@ -456,6 +544,26 @@ def test_a_name_is_looked_up_once_for_all_that_need_it(monkeypatch: pytest.Monke
         assert len(looked_up) == 1
         direct.retire()
         await direct.post("/", b"", 5)
+        assert len(looked_up) == 2
+
+    run(Server(), main)
+
+
+def test_a_name_is_looked_up_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_module, "_ADDRESSES_SECONDS", 0.1)
+    looked_up: list[str] = []
+    look_up = direct_module._looked_up
+
+    async def noted(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
+        looked_up.append(host)
+        return await look_up(loop, host, port)
+
+    monkeypatch.setattr(direct_module, "_looked_up", noted)
+
+    async def main(direct: Direct) -> None:
+        await direct.post("/", b"", 5)
+        await asyncio.sleep(0.15)
+        await asyncio.gather(*(direct.post("/", b"", 5) for _ in range(2)))
         assert len(looked_up) == 2
 
     run(Server(), main)

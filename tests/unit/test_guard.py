@@ -234,6 +234,15 @@ def test_an_answer_too_long_for_the_service_is_recorded_by_its_beginning() -> No
     assert answer_of(record)["beginning"].startswith('{"body":{"text":"xxx')
 
 
+def test_an_answer_nested_too_deeply_to_be_read_is_recorded_as_that() -> None:
+    guarded = Guarded()
+    data = chat()
+    guarded.check(data)
+    guarded.finish(data, nested(20_000))
+    (record,) = guarded.records
+    assert answer_of(record) == {"x-akto-truncated": "nested too deeply to be read"}
+
+
 class TestBlocked:
     """Requests that Akto's policies do not allow."""
 
@@ -898,6 +907,29 @@ def came_in(path: str = "/v1/chat/completions", *, kind: str = "http", **entries
     return begin(scope)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "fallback", "outcome"),
+    [
+        (ALLOW, "fail_open", "allowed"),
+        (ALERT, "fail_open", "flagged"),
+        (mask("hello", "<X>"), "fail_open", "masked"),
+        (BLOCK, "fail_open", "blocked"),
+        (unavailable(Cause.TIMEOUT), "fail_open", "unchecked"),
+        (unavailable(Cause.TIMEOUT), "fail_closed", "unchecked"),
+    ],
+)
+def test_the_request_tells_what_became_of_it(verdict: Any, fallback: str, outcome: str) -> None:
+    guarded = Guarded(verdict, UNREACHABLE_FALLBACK=fallback)
+
+    async def main() -> ClientRequest:
+        request = came_in()
+        with contextlib.suppress(Refusal):
+            await guarded.guard.check_request(chat("hello"), Key(), "acompletion")
+        return request
+
+    assert asyncio.run(main()).outcome == outcome
+
+
 class TestEndOfTheRequest:
     """What becomes of an exchange that no hook of LiteLLM has brought the answer to when its request ends."""
 
@@ -964,6 +996,39 @@ class TestEndOfTheRequest:
         (record,) = guarded.records
         assert record["status"] == "500"
         assert answer_of(record) == {"events": ["said"], "error": {"message": "broken off"}}
+
+    def test_a_stream_passed_through_whose_client_left_is_recorded_at_once_with_what_was_sent(self) -> None:
+        guarded = Guarded()
+
+        async def main() -> None:
+            request = came_in("/openai/v1/chat/completions")
+            await guarded.guard.check_request(chat("hello"), Key(), "pass_through_endpoint")
+            request.began(200, [(b"content-type", b"text/event-stream")])
+            request.sent(b'data: {"note": "said"}\n\n', is_last=False)
+            request.end()
+
+        asyncio.run(main())
+        (record,) = guarded.records
+        assert record["status"] == "499"
+        assert answer_of(record) == {"events": ["said"]}
+
+    def test_a_call_that_failed_because_the_client_left_is_recorded_without_an_answer(self) -> None:
+        guarded = Guarded()
+        data = chat()
+        guarded.check(data)
+        guarded.guard.failed(data, {}, 499)
+        assert guarded.records[0]["responsePayload"] is None
+
+    def test_a_stream_passed_through_that_cannot_be_read_does_not_break_the_end_of_the_request(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_: object) -> None:
+            raise ValueError("broken")
+
+        monkeypatch.setattr(guard_module, "_passed_through", broken)
+        guarded = Guarded()
+        self.passed_through(guarded, b'data: {"note": "said"}\n\n')
+        assert guarded.counters.snapshot()["unavailable_internal"] == 1
 
     @staticmethod
     def run(
@@ -1339,7 +1404,9 @@ class TestSecondGate:
         monkeypatch.setattr(guard_module, "unseen_part", broken)
         data = marked(chat("hello"))
         further = {**data, "messages": chat("hello again")["messages"]}
-        assert self.run(Guarded(), data, further) is None
+        guarded = Guarded()
+        assert self.run(guarded, data, further) is None
+        assert guarded.counters.snapshot()["unavailable_internal"] == 1
         refusal = self.run(Guarded(UNREACHABLE_FALLBACK="fail_closed"), data, further)
         assert refusal is not None
         assert refusal.status == 503
@@ -1777,6 +1844,12 @@ class TestToolCalls:
         with pytest.raises(Refusal):
             self.call(guarded, copy.deepcopy(self.MCP))
 
+    def test_nor_can_one_of_the_name_of_a_catalogs_tool(self) -> None:
+        guarded = Guarded(mask("refund", "<NAME>"))
+        data = {"mcp_tool_name": "refund", "mcp_tool_description": "hi", "mcp_input_schema": {}, "litellm_call_id": "c"}
+        with pytest.raises(Refusal):
+            self.call(guarded, data, "list_mcp_tools")
+
 
 class TestBatchRecords:
     """Records of a batch file, each of which LiteLLM shows before the file goes to a provider."""
@@ -1893,6 +1966,7 @@ class TestUncheckedRoutes:
             ({"message": "hi"}, "pass_through_endpoint", "application/json", "POST"),
             ({"message": "hi"}, "pass_through_endpoint", "", "POST"),
             ({}, "pass_through_endpoint", "", "GET"),
+            ({}, "pass_through_endpoint", "text/plain", "GET"),
             ({"purpose": "batch"}, "acreate_file", "multipart/form-data; boundary=x", "POST"),
             (chat("hi"), "acompletion", "text/plain", "POST"),
         ],

@@ -252,6 +252,11 @@ class TestExtractedText:
         with pytest.raises(UnmappableMask):
             masked_strings(content, json.dumps({"text": MASKED_CARD}))
 
+    def test_nor_does_one_in_the_newest_turn_of_the_same_conversation(self) -> None:
+        content = {"messages": [{"role": "user", "content": CARD}, {"role": "user", "content": MASKED_CARD}]}
+        with pytest.raises(UnmappableMask):
+            masked_strings(content, json.dumps({"text": MASKED_CARD}))
+
     @pytest.mark.parametrize(
         ("real", "decoy"),
         [("input", "messages"), ("messages", "prompt"), ("contents", "prompt"), ("contents", "messages")],

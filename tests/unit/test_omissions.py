@@ -95,6 +95,17 @@ def test_prose_does_not_pass_for_media(entry: dict[str, str]) -> None:
         assert without_media(block) is block
 
 
+def test_of_several_media_in_one_part_each_is_left_out() -> None:
+    assert BASE64 not in str(without_media({"type": "file", "file": {"file_data": IMAGE, "url": IMAGE}}))
+
+
+def test_media_beside_the_call_of_a_tool_is_left_out() -> None:
+    call = {"name": "show", "args": {"text": "hi"}}
+    changed = without_media({"functionCall": call, "inlineData": {"mimeType": "image/png", "data": BASE64}})
+    assert BASE64 not in str(changed)
+    assert changed["functionCall"] is call
+
+
 @pytest.mark.parametrize("name", ["format", "mime_type", "mimeType", "media_type", "content_type", "contentType"])
 @pytest.mark.parametrize("declared", ["text/plain", "image/svg+xml", 7, [], ""])
 def test_media_of_which_anything_says_that_it_is_text_is_not_left_out(name: str, declared: object) -> None:

@@ -103,6 +103,13 @@ class TestPortions:
             assert max(lengths) <= longest
             assert max(lengths) > longest * 3 // 4
 
+    def test_nor_at_the_length_from_which_on_strings_are_cut(self) -> None:
+        room = SMALL - portions_module._length_with(CONTEXT)
+        most = room - 6 * min(portions_module._OVERLAP, room // 16)
+        for length in range(most - 1, most + 2):
+            portions = portions_of(chat("\x01" * length), CONTEXT, SMALL)
+            assert max(units(payload_of(portion.body)) for portion in portions) <= SMALL
+
     def test_every_string_is_whole_in_one_portion_where_it_fits(self) -> None:
         content = {
             **chat(*(words(length, length) for length in range(100, 9_000, 450))),
@@ -312,6 +319,15 @@ class TestUnmappable:
             service(portion, CARD, lambda _, number=number: f"<CARD{number}>")
             for number, portion in enumerate(portions)
         ]
+        with pytest.raises(UnmappableMask):
+            changes_of(portions, returned)
+
+    def test_a_string_whose_end_is_masked_in_one_portion_and_not_where_it_is_repeated(self) -> None:
+        text = f"{words(2_400)} 4111-1111-1111-1111 {words(500, 1)} bob@mail.example.com"
+        portions = portions_of(chat(*[text] * 12), CONTEXT, SMALL)
+        returned = [service(portion, CARD, MASKS["shorter"]) for portion in portions]
+        both = re.compile(f"{CARD.pattern}|{MAIL.pattern}")
+        returned[0] = service(portions[0], both, MASKS["shorter"])
         with pytest.raises(UnmappableMask):
             changes_of(portions, returned)
 

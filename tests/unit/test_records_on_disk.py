@@ -424,6 +424,36 @@ class TestBounds:
         assert_in_order(service.taken, range(10))
         assert "1 record(s) dropped: it is larger than MAX_SPOOLED_BYTES" in caplog.text
 
+    def test_every_record_is_delivered_or_counted_when_all_that_fills_the_disk_is_being_sent(
+        self, tmp_path: Path
+    ) -> None:
+        service, counters, answered = available(), Counters(), asyncio.Event()
+        most = 3 * len(record_of(10, "10"))
+        earlier = Spool(str(tmp_path), most)
+        for number in range(10, 13):
+            earlier.add(record_of(number, str(number)), number)
+        earlier.close()
+
+        async def send(record: bytes) -> Outcome:
+            service.attempts += 1
+            await answered.wait()
+            service.taken.append(record)
+            return DELIVERED
+
+        async def main() -> None:
+            recorder = a_spooling_recorder(service, tmp_path, counters, most_spooled=most, most_records=1)
+            recorder._send = send
+            recorder.start()
+            await until(lambda: service.attempts == 3)
+            for number in range(13, 15):
+                recorder.put(record_of(number, "10"), "10")
+            answered.set()
+            await recorder.flush(20)
+
+        asyncio.run(main())
+        assert len(service.taken) >= 3
+        assert len(service.taken) + counters.snapshot()["records_dropped"] == 5
+
     def test_memory_does_not_grow_by_long_records_that_come_from_a_full_disk(self, tmp_path: Path) -> None:
         short, long = record_of(1, "s"), record_of(2, "s" * 2_000)
         counters = Counters()

@@ -96,6 +96,16 @@ def test_a_living_worker_keeps_its_own(tmp_path: Path) -> None:
     assert records_of(alive) == [b"mine"]
 
 
+def test_looking_for_what_dead_workers_left_keeps_no_file_open(tmp_path: Path) -> None:
+    alive, other = Spool(str(tmp_path), 1_000), Spool(str(tmp_path), 1_000)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        other.take_over()
+    assert len(os.listdir("/proc/self/fd")) == before
+    alive.close()
+    other.close()
+
+
 def test_what_one_worker_has_no_room_for_stays_until_it_has(tmp_path: Path) -> None:
     left_by_a_dead_worker(tmp_path, b"a" * 60, b"b" * 60)
     spool = Spool(str(tmp_path), 100)
@@ -135,6 +145,15 @@ def test_a_half_written_file_is_not_sent(tmp_path: Path, length: int) -> None:
     spool = Spool(str(tmp_path), 1_000)
     spool.take_over()
     assert records_of(spool) == [b"whole"]
+
+
+def test_a_half_written_file_does_not_keep_what_comes_after_it_from_being_sent(tmp_path: Path) -> None:
+    left_by_a_dead_worker(tmp_path, b"1", b"2")
+    first = min(tmp_path.glob("worker-*/*.record"))
+    first.rename(first.with_suffix(".partial"))
+    spool = Spool(str(tmp_path), 1_000)
+    spool.take_over()
+    assert records_of(spool) == [b"2"]
 
 
 def test_a_file_that_vanished_is_lost_and_the_next_one_is_there(tmp_path: Path) -> None:

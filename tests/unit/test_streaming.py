@@ -324,6 +324,8 @@ def test_an_error_after_the_text_of_a_gemini_answer_is_kept() -> None:
         ({"choices": [{"index": 0, "delta": {"content": "error"}}]}, None),
         ({"type": "response.incomplete", "response": {"id": "r", "error": None}}, None),
         ({"candidates": [{"content": {"parts": [{"text": "error"}]}}]}, None),
+        ({"choices": [], "error": {"code": 503}}, None),
+        ({"candidates": [], "error": {"code": 503}}, None),
         ({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "error"}}, None),
     ],
 )
