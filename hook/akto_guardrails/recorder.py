@@ -185,6 +185,8 @@ class Recorder:
             return
         try:
             while not spool.has_room_for(entry.body) and len(self._waiting):
+                if not len(spool) and not self._is_full(1, len(entry.body)):
+                    break
                 self._lose(1, "the spool is full")
                 oldest = self._waiting.remove_oldest()
                 self._forget(oldest)
@@ -194,6 +196,9 @@ class Recorder:
             if spool.has_room_for(entry.body):
                 spool.add(entry.body, entry.born)
                 self._counters.add("records_spooled")
+            elif not len(spool):
+                # All that fills the disk is being sent, so this one is younger than what waits in memory.
+                self._waiting.add(entry)
             else:
                 self._lose(1, "the spool is full")
         except OSError as error:
