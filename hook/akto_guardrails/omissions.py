@@ -40,8 +40,9 @@ _CREDENTIAL_NAME: Final = re.compile(
 )
 # One word of ASCII, after one for its scheme.
 _CREDENTIAL: Final = re.compile(r"(?:[A-Za-z]+ )?[!-~]*")
+# Possessive: with spaces that could belong to two of its parts it would take minutes to see that something is no key.
 _PEM: Final = re.compile(
-    r"\s*-----BEGIN [A-Z ]+-----\s(?:[A-Za-z0-9+/=]{16,}+\s+)*[A-Za-z0-9+/=]*\s*-----END [A-Z ]+-----\s*"
+    r"\s*+-----BEGIN [A-Z ]++-----\s(?:[A-Za-z0-9+/=]{16,}+\s++)*+[A-Za-z0-9+/=]*+\s*+-----END [A-Z ]++-----\s*+"
 )
 # What holds credentials where it is an object, whatever else is in there: headers, and keys with text around them.
 _HOLDER_NAME: Final = re.compile(r"(?:extra_)?headers|(?:.*_)?credentials?", re.IGNORECASE)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from akto_guardrails.omissions import LEFT_OUT, is_credential, is_credential_name, without_credentials, without_media
+from unit.samples import seconds_of
 
 BASE64 = "QUJDRA" * 60
 IMAGE = "data:image/png;base64," + BASE64
@@ -252,3 +253,22 @@ def test_credentials_in_extra_body_are_blanked() -> None:
 )
 def test_without_credentials_the_value_is_the_same_object(key: str, value: object) -> None:
     assert without_credentials(key, value) is value
+
+
+@pytest.mark.parametrize(
+    ("begin", "filler"),
+    [
+        ("-----BEGIN A-----\n" + "A" * 16, " "),
+        ("-----BEGIN A-----\n", "A" * 16 + "\n"),
+        ("-----BEGIN A-----\n", "A"),
+        ("-----BEGIN ", "A "),
+        ("", " \n"),
+    ],
+)
+def test_what_begins_like_a_key_is_looked_at_in_time_that_grows_with_its_length(begin: str, filler: str) -> None:
+    def looked_at(length: int) -> float:
+        value = begin + filler * (length // len(filler)) + "!"
+        return seconds_of(lambda: without_credentials("token", {"a": value, "b": "a sentence"}, passed_through=True))
+
+    # With its square it would be 64 times as long.
+    assert looked_at(64_000) < 30 * looked_at(8_000)
