@@ -15,10 +15,12 @@ from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.json_text import json_length, parsed_json
 from akto_guardrails.masking import masked_strings, without_summary
-from akto_guardrails.portions import changes_of, portions_of
+from akto_guardrails.portions import MOST_TEXTS, TooManyTexts, changes_of, portions_of
 from akto_guardrails.settings import Settings
 from akto_guardrails.verdict import NOT_ASKED, Cause, Decision, Verdict, unavailable
 
+# So many names and values are looked at where more is to be checked than by default: on average they are longer.
+_CHARACTERS_OF_A_TEXT: Final = 20
 _WORST_FIRST: Final = (Decision.BLOCK, Decision.UNAVAILABLE, Decision.FLAG, Decision.ALLOW)
 
 
@@ -44,6 +46,7 @@ class Checker:
         self._newest_turn_only = settings.last_user_message_only
         self._summaries = settings.payload_shape == "bare"
         self._most_characters = settings.most_checked_characters
+        self._most_texts = max(MOST_TEXTS, self._most_characters // _CHARACTERS_OF_A_TEXT)
 
     async def request(self, exchange: Exchange, content: Mapping[str, Any]) -> Judgement:
         """Checks `content`, whose payload is `exchange.sent_payload`. Raises `UnmappableMask` and nothing else."""
@@ -78,9 +81,13 @@ class Checker:
             return Judgement(verdict, changes, seconds)
         if json_length(payload) > self._most_characters:
             return Judgement(unavailable(Cause.TOO_LARGE))
-        self._counters.add("checks_split")
         context = {key: content[key] for key in CONTEXT_KEYS if key in content}
-        portions = portions_of({key: value for key, value in content.items() if key not in context}, context)
+        rest = {key: value for key, value in content.items() if key not in context}
+        try:
+            portions = portions_of(rest, context, most_texts=self._most_texts)
+        except TooManyTexts:
+            return Judgement(unavailable(Cause.TOO_LARGE, "(too many names and values)"))
+        self._counters.add("checks_split")
         verdicts = await asyncio.gather(
             *(self._ask(exchange, payload_of(each.body, bare=exchange.bare), request) for each in portions)
         )

@@ -6,7 +6,7 @@ which hold credentials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -21,6 +21,12 @@ from akto_guardrails.omissions import (
 )
 
 Path = tuple[str | int, ...]
+# Where a string stands: the place of what holds it, None for the content itself, and its key or index there. A path
+# for each string would take memory without bounds where many are nested deeply.
+Place = tuple["Place | None", str | int]
+
+# Of all the paths to strings together, each step of which takes memory: 8 bytes, several times over.
+MOST_STEPS: Final = 2_000_000
 
 # What carries text to a model on the routes of LiteLLM 1.106.2, wherever it comes from.
 TEXT_KEYS: Final = (
@@ -169,16 +175,47 @@ def _plain(answer: object) -> object:
 
 def string_leaves(value: object) -> dict[Path, str]:
     """Every string in `value` by the keys and indices that lead to it."""
-    found: dict[Path, str] = {}
-    _collect(value, (), found)
-    return found
+    return {path_of(place): text for place, text in placed_strings(value)}
 
 
-def places_where(value: object, is_wanted: Callable[[str], bool]) -> list[Path]:
-    """The places of those strings in `value` that are wanted."""
-    found: list[Path] = []
-    _find(value, is_wanted, [], found)
-    return found
+def placed_strings(value: object) -> Iterator[tuple[Place | None, str]]:
+    """Every string in `value` with its place, in memory that does not grow with how deeply they are nested."""
+    if isinstance(value, str):
+        yield None, value
+        return
+    # What was begun: the place of each object or list, and what is left in it.
+    way: list[tuple[Place | None, Iterator[tuple[Any, Any]]]] = [(None, iter(entries_of(value)))]
+    while way:
+        place, rest = way[-1]
+        for key, child in rest:
+            if isinstance(child, str):
+                yield (place, key), child
+            elif isinstance(child, (dict, list, tuple, Mapping)):
+                way.append(((place, key), iter(entries_of(child))))
+                break
+        else:
+            way.pop()
+
+
+def path_of(place: Place | None) -> Path:
+    """The keys and indices that lead to `place`."""
+    keys: list[str | int] = []
+    while place is not None:
+        place, key = place
+        keys.append(key)
+    return tuple(reversed(keys))
+
+
+def paths_to(places: Iterable[Place | None]) -> list[Path] | None:
+    """The paths to `places`; None when they would take too much memory."""
+    paths: list[Path] = []
+    steps = 0
+    for place in places:
+        paths.append(path_of(place))
+        steps += len(paths[-1])
+        if steps > MOST_STEPS:
+            return None
+    return paths
 
 
 def is_naming(path: Path) -> bool:
@@ -278,23 +315,3 @@ def entries_of(value: object) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, (dict, Mapping)):
         return value.items()
     return enumerate(value) if isinstance(value, (list, tuple)) else ()
-
-
-def _collect(value: object, path: Path, into: dict[Path, str]) -> None:
-    if isinstance(value, str):
-        into[path] = value
-    else:
-        for key, child in entries_of(value):
-            _collect(child, (*path, key), into)
-
-
-def _find(value: object, is_wanted: Callable[[str], bool], way: list[str | int], into: list[Path]) -> None:
-    # One way for all: a tuple for each string would take memory without bounds where many are nested deeply.
-    if isinstance(value, str):
-        if is_wanted(value):
-            into.append(tuple(way))
-    else:
-        for key, child in entries_of(value):
-            way.append(key)
-            _find(child, is_wanted, way, into)
-            way.pop()

@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from akto_guardrails.content import (
     CONVERSATION_KEYS,
+    MOST_STEPS,
     Path,
     entries_of,
     is_naming,
     newest_user_string,
-    places_where,
+    path_of,
+    placed_strings,
     spoken_text,
 )
 from akto_guardrails.json_text import parsed_json
@@ -26,10 +28,6 @@ from akto_guardrails.json_text import parsed_json
 _MASK_TOKEN: Final = re.compile(
     r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
 )
-
-
-# Of all the ways to changed strings together, each step of which takes memory: 8 bytes, several times over.
-_MOST_STEPS: Final = 2_000_000
 
 
 class UnmappableMask(Exception):
@@ -62,7 +60,7 @@ def _note_changes(sent: object, got: object, way: list[str | int], changes: dict
     """
     if isinstance(sent, str):
         if isinstance(got, str) and got != sent:
-            if len(changes) * len(way) > _MOST_STEPS:
+            if len(changes) * len(way) > MOST_STEPS:
                 raise UnmappableMask("the mask changes too many strings that are nested too deeply")
             changes[tuple(way)] = got
         return isinstance(got, str)
@@ -100,14 +98,19 @@ def _masked_extract(content: Mapping[str, object], text: str) -> dict[Path, str]
     """
     literals = _MASK_TOKEN.split(text)
     says_something = len(literals) > 1 and any(literal.strip() for literal in literals)
-    fitting = places_where(content, lambda each: says_something and _is_masked_form(literals, each))
-    fitting = [path for path in fitting if not is_naming(path)]
-    place = newest_user_string(content)
+    fitting = (
+        place
+        for place, each in placed_strings(content)
+        if place is not None and not is_naming(place[1:]) and says_something and _is_masked_form(literals, each)
+    )
+    # Two are as bad as any number.
+    found = [path_of(place) for place in islice(fitting, 2)]
+    newest = newest_user_string(content)
     if sum(key in content for key in CONVERSATION_KEYS) <= 1:
-        if not fitting and text == spoken_text(content):
+        if not found and text == spoken_text(content):
             return {}
-        if place is not None and fitting == [place] and not places_where(content, lambda each: each == text):
-            return {place: text}
+        if newest is not None and found == [newest] and all(each != text for _, each in placed_strings(content)):
+            return {newest: text}
     raise UnmappableMask("the service returned extracted text in place of the request")
 
 

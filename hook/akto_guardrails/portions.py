@@ -9,15 +9,19 @@ of up to about `_OVERLAP` characters is seen whole wherever it stands.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from akto_guardrails.content import Path, is_naming
+from akto_guardrails.content import Path, Place, is_naming, path_of, paths_to
 from akto_guardrails.envelope import LONGEST_STRING, payload_of
 from akto_guardrails.json_text import common_head, json_length, json_text
 from akto_guardrails.masking import UnmappableMask, masked_strings
 
+# Of the names and values in content that is split. They are looked at one by one, during which nobody else gets a turn:
+# half a microsecond for each, and three times that where it is masked.
+MOST_TEXTS: Final = 100_000
 _TEXT: Final = "text"
 _NUMBERS: Final = frozenset({int, float})
 _OVERLAP: Final = 1_000
@@ -28,11 +32,6 @@ _LEAST_ROOM: Final = 16 * _BLOCK
 _AROUND: Final = 24
 # A piece that begins or ends within a phrase may be masked for the rest of it; that is about so long at most.
 _EDGE: Final = 200
-
-
-# Where a string stands in the content: the place that holds it, None for the content itself, and its key or index.
-# A path for each string would take memory without bounds where many are nested deeply.
-Place = tuple["Place | None", str | int]
 
 
 class Piece(NamedTuple):
@@ -49,26 +48,47 @@ class Piece(NamedTuple):
     @property
     def path(self) -> Path | None:
         """The keys and indices that lead to the place."""
-        return None if self.place is None else _path_of(self.place)
+        return None if self.place is None else path_of(self.place)
 
     @property
     def sent(self) -> str:
         return self.whole[self.start : self.end]
 
 
+# The fields of a piece in a plain tuple, at which the garbage collector looks only once. Very many named tuples would
+# have it go through all objects of the process.
+_Fields = tuple[Place | None, str, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """What one check is about: `body`, with one string for each of `pieces`."""
+    """What one check is about: `body`, with one string for each piece."""
 
     body: dict[str, Any]
-    pieces: tuple[Piece, ...]
+    fields: tuple[_Fields, ...]
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The pieces by the names of their fields."""
+        return tuple(map(Piece._make, self.fields))
 
 
-def portions_of(content: Mapping[str, Any], context: Mapping[str, Any], longest: int = LONGEST_STRING) -> list[Portion]:
+class TooManyTexts(Exception):
+    """The content has more names and values than are looked at. Never carries content."""
+
+
+def portions_of(
+    content: Mapping[str, Any],
+    context: Mapping[str, Any],
+    longest: int = LONGEST_STRING,
+    *,
+    most_texts: int = MOST_TEXTS,
+) -> list[Portion]:
     """The portions of `content`; none when it has no text. No JSON text of `{"body": body}` is over `longest`.
 
     `context` is repeated in each portion, or checked as part of the content if it is large. Raises `ValueError` when
-    `longest` is too small for anything, `RecursionError` when `content` is nested too deeply.
+    `longest` is too small for anything, `RecursionError` when `content` is nested too deeply, and `TooManyTexts` when
+    it has more than `most_texts` names and values.
     """
     room = longest - _length_with(context)
     if room < longest // 2:
@@ -76,14 +96,12 @@ def portions_of(content: Mapping[str, Any], context: Mapping[str, Any], longest:
         room = longest - _length_with(context)
     if room < _LEAST_ROOM:
         raise ValueError("portions that small cannot be made")
-    texts: list[tuple[Place | None, str]] = []
-    _collect(content, None, texts)
+    texts = _Texts(most_texts)
+    texts.collect(content, None)
     packer = _Packer(room)
-    for place, text in texts:
-        packer.add(place, text)
-    return [
-        Portion({**context, _TEXT: [piece.sent for piece in pieces]}, tuple(pieces)) for pieces in packer.portions()
-    ]
+    for fields in texts.found:
+        packer.add(fields)
+    return [Portion({**context, _TEXT: list(map(_sent, pieces))}, tuple(pieces)) for pieces in packer.portions()]
 
 
 def changes_of(portions: Sequence[Portion], returned: Sequence[str | None]) -> dict[Path, str]:
@@ -96,49 +114,79 @@ def changes_of(portions: Sequence[Portion], returned: Sequence[str | None]) -> d
         {} if payload is None else masked_strings(portion.body, payload)
         for portion, payload in zip(portions, returned, strict=True)
     ]
-    places = (_maskable(portion, path) for portion, mask in zip(portions, masks, strict=True) for path in mask)
-    # By their identity: each string has a place of its own.
-    changed = {id(place): place for place in places}
-    if not changed:
-        return {}
-    found: dict[int, dict[tuple[int, int], _Seen]] = {number: {} for number in changed}
+    changed: dict[int, Place] = {}
+    texts: dict[int, str] = {}
+    # By the identity of their places: each string has one of its own.
+    cut = {id(place) for each in portions for place, whole, start, end in each.fields if end - start < len(whole)}
     for portion, mask in zip(portions, masks, strict=True):
-        for index, piece in enumerate(portion.pieces):
-            if id(piece.place) in found:
-                _note(found[id(piece.place)], piece, mask.get((_TEXT, index)))
-    joined = {_path_of(changed[number]): _joined(list(pieces.values())) for number, pieces in found.items()}
-    return {path: text for path, (text, whole) in joined.items() if text != whole}
+        for path, text in mask.items():
+            place = _maskable(portion, path)
+            changed[id(place)] = place
+            if id(place) not in cut and texts.setdefault(id(place), text) != text:
+                raise UnmappableMask("the same text was masked in two ways")
+    texts |= _joined_texts(portions, masks, cut & changed.keys())
+    paths = paths_to(changed.values())
+    if paths is None:
+        raise UnmappableMask("the mask changes too many strings that are nested too deeply")
+    return {path: texts[number] for path, number in zip(paths, changed, strict=True) if number in texts}
+
+
+def _joined_texts(
+    portions: Sequence[Portion], masks: Sequence[Mapping[Path, str]], numbers: AbstractSet[int]
+) -> dict[int, str]:
+    """The masked strings among those that were cut, by the identity of their places."""
+    found: dict[int, dict[tuple[int, int], _Seen]] = {number: {} for number in numbers}
+    for portion, mask in zip(portions, masks, strict=True):
+        for index, fields in enumerate(portion.fields if found else ()):
+            if id(fields[0]) in found:
+                _note(found[id(fields[0])], Piece._make(fields), mask.get((_TEXT, index)))
+    joined = {number: _joined(list(pieces.values())) for number, pieces in found.items()}
+    return {number: text for number, (text, whole) in joined.items() if text != whole}
+
+
+def _sent(fields: _Fields) -> str:
+    _, whole, start, end = fields
+    return whole[start:end]
 
 
 def _length_with(context: Mapping[str, Any]) -> int:
     return json_length(payload_of({**context, _TEXT: []}))
 
 
-def _collect(value: object, place: Place | None, into: list[tuple[Place | None, str]]) -> None:
-    if isinstance(value, str):
-        into.append((place, value))
-    elif isinstance(value, (dict, Mapping)):
-        for key, child in value.items():
-            into.append((None, str(key)))
-            _collect(child, (place, key), into)
-    elif isinstance(value, (list, tuple)):
-        if value and _NUMBERS.issuperset(map(type, value)):
-            # A prompt in tokens: very many, and one string does for all.
-            into.append((None, json_text(value)))
-            return
-        for index, child in enumerate(value):
-            _collect(child, (place, index), into)
-    elif value is not None and not isinstance(value, bool):
-        into.append((None, str(value)))
+class _Texts:
+    """The strings of the content in document order, names and numbers among them, each as one piece."""
 
+    def __init__(self, most: int) -> None:
+        self.found: list[_Fields] = []
+        self._left = most
 
-def _path_of(place: Place) -> Path:
-    keys: list[str | int] = []
-    rest: Place | None = place
-    while rest is not None:
-        rest, key = rest
-        keys.append(key)
-    return tuple(reversed(keys))
+    def collect(self, value: object, place: Place | None) -> None:
+        """Adds what is in `value`, which stands at `place`. Raises `TooManyTexts`."""
+        if isinstance(value, str):
+            self._add(place, value)
+        elif isinstance(value, (dict, Mapping)):
+            self._count(2 * len(value))
+            for key, child in value.items():
+                self._add(None, str(key))
+                self.collect(child, (place, key))
+        elif isinstance(value, (list, tuple)):
+            if value and _NUMBERS.issuperset(map(type, value)):
+                # A prompt in tokens: very many, and one string does for all.
+                self._add(None, json_text(value))
+                return
+            self._count(len(value))
+            for index, child in enumerate(value):
+                self.collect(child, (place, index))
+        elif value is not None and not isinstance(value, bool):
+            self._add(None, str(value))
+
+    def _add(self, place: Place | None, text: str) -> None:
+        self.found.append((place, text, 0, len(text)))
+
+    def _count(self, number: int) -> None:
+        self._left -= number
+        if self._left < 0:
+            raise TooManyTexts
 
 
 def _cost(text: str) -> int:
@@ -155,22 +203,23 @@ class _Packer:
         self._room = self._left = room
         # Six times that, in the worst case, is repeated at the start of a portion.
         self._echo = min(_OVERLAP, room // 16)
-        self._pieces: list[Piece] = []
-        self._full: list[list[Piece]] = []
+        self._pieces: list[_Fields] = []
+        self._full: list[list[_Fields]] = []
 
-    def portions(self) -> list[list[Piece]]:
+    def portions(self) -> list[list[_Fields]]:
         return [*self._full, self._pieces] if self._pieces else self._full
 
-    def add(self, place: Place | None, text: str) -> None:
-        """Puts `text` into one portion, or cut into pieces when it does not fit beside what is repeated."""
+    def add(self, string: _Fields) -> None:
+        """Puts a whole string into one portion, or cut into pieces when it does not fit beside what is repeated."""
+        place, text, _, length = string
         most = self._room - 6 * self._echo
-        cost = _cost(text) if len(text) <= most else len(text)
+        cost = _cost(text) if length <= most else length
         if cost > most:
             self._add_cut(place, text)
             return
         if cost > self._left:
             self._begin(self._last_text())
-        self._put(Piece(place, text, 0, len(text)), cost)
+        self._put(string, cost)
 
     def _add_cut(self, place: Place | None, text: str) -> None:
         if self._left < _LEAST_ROOM // 2:
@@ -178,32 +227,33 @@ class _Packer:
         start = 0
         while True:
             end, cost = _reach(text, start, self._left)
-            self._put(Piece(place, text, start, end), cost)
+            self._put((place, text, start, end), cost)
             if end == len(text):
                 return
             self._begin([])
             start = max(end - _OVERLAP, (start + end) // 2)
 
-    def _put(self, piece: Piece, cost: int) -> None:
+    def _put(self, piece: _Fields, cost: int) -> None:
         self._pieces.append(piece)
         self._left -= cost
 
-    def _begin(self, repeated: list[Piece]) -> None:
+    def _begin(self, repeated: list[_Fields]) -> None:
         self._full.append(self._pieces)
         self._pieces = []
         self._left = self._room
         for piece in repeated:
-            self._put(piece, _cost(piece.sent))
+            self._put(piece, _cost(_sent(piece)))
 
-    def _last_text(self) -> list[Piece]:
+    def _last_text(self) -> list[_Fields]:
         """The pieces that end the current portion, the first of them cut where it is too long."""
-        last: list[Piece] = []
+        last: list[_Fields] = []
         left = self._echo
         for piece in reversed(self._pieces):
-            length = piece.end - piece.start + 3
+            place, whole, start, end = piece
+            length = end - start + 3
             if length > left:
                 if left >= 8 * _AROUND:
-                    last.append(piece._replace(start=piece.end - left + 3))
+                    last.append((place, whole, end - left + 3, end))
                 break
             last.append(piece)
             left -= length
@@ -261,7 +311,7 @@ class _Seen:
 def _maskable(portion: Portion, path: Path) -> Place:
     """The place in the content of what a mask changes at `path` in a portion."""
     index = path[-1]
-    place = portion.pieces[index].place if path[0] == _TEXT and isinstance(index, int) else None
+    place = portion.fields[index][0] if path[0] == _TEXT and isinstance(index, int) else None
     if place is None or is_naming(place[1:]):
         raise UnmappableMask("the mask changes a name, an id or a number")
     return place

@@ -205,6 +205,19 @@ class TestSplit:
         assert asked.request(chat("\U0001f600" * 140_000)).verdict == ALLOW
         assert asked.request(chat("\U0001f600" * 160_000)).verdict.cause is Cause.TOO_LARGE
 
+    @pytest.mark.parametrize("value", [["a"] * 100_001, [[]] * 100_001, {str(number): "a" for number in range(50_001)}])
+    def test_more_names_and_values_than_are_looked_at_are_too_large(self, value: Any) -> None:
+        asked = Asked()
+        verdict = asked.request(chat(long(), documents=value)).verdict
+        assert verdict == unavailable(Cause.TOO_LARGE, "(too many names and values)")
+        assert asked.checks == []
+        assert asked.counters.snapshot() == {}
+
+    def test_more_of_them_are_looked_at_where_the_operator_wants_more_checked(self) -> None:
+        asked = Asked(MAX_CHECK_CHARACTERS="4000000")
+        assert asked.request(chat(long(), documents=["a"] * 150_000)).verdict == ALLOW
+        assert asked.request(chat(long(), documents=["a"] * 200_001)).verdict.cause is Cause.TOO_LARGE
+
     def test_less_than_one_check_takes_is_never_too_large(self) -> None:
         assert Asked(MAX_CHECK_CHARACTERS="10").request(chat("hello")).verdict == ALLOW
 

@@ -9,15 +9,19 @@ import pytest
 
 from akto_guardrails.content import (
     Path,
+    Place,
     answer_body,
     content_of,
     is_naming,
     newest_turn_of,
     newest_user_string,
+    path_of,
+    paths_to,
+    placed_strings,
     spoken_text,
     string_leaves,
 )
-from unit.samples import LoggingObject
+from unit.samples import LoggingObject, memory_of, nested
 
 
 def with_body(body: dict[str, Any], **entries: Any) -> dict[str, Any]:
@@ -186,6 +190,17 @@ def test_a_schema_holds_text_only_whatever_its_parameters_are_called(key: str) -
 def test_every_string_is_found_by_its_place() -> None:
     value = {"a": "1", "b": [{"c": "2"}, "3", 4, None, True], "d": ("5",), "e": {}}
     assert string_leaves(value) == {("a",): "1", ("b", 0, "c"): "2", ("b", 1): "3", ("d", 0): "5"}
+    assert string_leaves("6") == {(): "6"}
+
+
+def test_many_strings_nested_deeply_are_placed_in_little_memory() -> None:
+    value = nested("text")
+    places: list[Place | None] = []
+    # A path for each string would take 16 MB.
+    assert memory_of(lambda: places.extend(place for place, _ in placed_strings(value))) < 2_000_000
+    assert path_of(places[-1]) == (0,) * 400 + (4_999,)
+    assert paths_to(places[:2]) == [(0,) * 401, (0,) * 400 + (1,)]
+    assert paths_to(places) is None
 
 
 @pytest.mark.parametrize(

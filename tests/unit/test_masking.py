@@ -271,6 +271,16 @@ class TestExtractedText:
         with pytest.raises(UnmappableMask):
             masked_strings(content, json.dumps({"text": f"hello\n{MASKED_CARD}"}))
 
+    def test_a_text_that_could_be_of_many_strings_nested_deeply_takes_little_memory(self) -> None:
+        content = {"messages": [{"role": "user", "content": "hi"}], "documents": nested("ab")}
+
+        def refused() -> None:
+            with pytest.raises(UnmappableMask, match="extracted text"):
+                masked_strings(content, json.dumps({"text": "a**"}))
+
+        # A path for each string would take 16 MB.
+        assert memory_of(refused) < 1_000_000
+
     def test_a_request_that_consists_of_a_text_is_masked_as_any_other(self) -> None:
         assert masked_strings({"text": CARD}, json.dumps({"body": {"text": MASKED_CARD}})) == {("text",): MASKED_CARD}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
@@ -15,7 +16,7 @@ from akto_guardrails import portions as portions_module
 from akto_guardrails.content import Path, string_leaves
 from akto_guardrails.envelope import LONGEST_STRING, payload_of
 from akto_guardrails.masking import UnmappableMask
-from akto_guardrails.portions import Portion, changes_of, portions_of
+from akto_guardrails.portions import Portion, TooManyTexts, changes_of, portions_of
 from unit.samples import memory_of, nested
 from unit.test_envelope import units
 
@@ -198,6 +199,32 @@ class TestPortions:
         # A path for each string would take 16 MB.
         assert memory_of(lambda: portions_of({"tools": nested("some text")}, CONTEXT, SMALL)) < 6_000_000
 
+    def test_very_many_of_them_are_little_work_for_the_garbage_collector(self) -> None:
+        portions = portions_of({"input": ["text"] * 50_000}, CONTEXT)
+        gc.collect()
+        assert sum(gc.is_tracked(fields) for portion in portions for fields in portion.fields) < 100
+
+    @pytest.mark.parametrize(
+        "value", [["a"] * 1_001, [[]] * 1_001, [None] * 1_001, {str(number): None for number in range(501)}]
+    )
+    def test_more_names_and_values_than_are_looked_at(self, value: Any) -> None:
+        with pytest.raises(TooManyTexts):
+            portions_of({"input": value}, CONTEXT, most_texts=1_002)
+        assert len(portions_of({"input": value}, CONTEXT, most_texts=1_004)) == 1
+
+    def test_of_those_hardly_more_are_looked_at(self) -> None:
+        value = [["a"] * 50] * 50_000
+
+        def refused() -> None:
+            with pytest.raises(TooManyTexts):
+                portions_of({"input": value}, CONTEXT)
+
+        # For all of them 400 MB.
+        assert memory_of(refused) < 25_000_000
+
+    def test_numbers_in_a_list_are_one_value(self) -> None:
+        assert portions_of({"input": [1] * 10_000}, CONTEXT, most_texts=4)
+
 
 class TestMasks:
     """Masks of portions against masks of the whole content."""
@@ -342,6 +369,24 @@ class TestUnmappable:
         with pytest.raises(UnmappableMask) as caught:
             changes_of(portions, [json.dumps({"body": {**CONTEXT, "text": ["SECRET"]}})])
         assert "SECRET" not in str(caught.value)
+
+    def test_masks_of_many_strings_nested_deeply_are_not_applied(self) -> None:
+        """Each would take memory for the whole way to it."""
+        portions = portions_of({"input": nested("a@b.co", 400, 20_000)}, CONTEXT, SMALL)
+        returned = [service(portion, MAIL, MASKS["shorter"]) for portion in portions]
+
+        def refused() -> None:
+            with pytest.raises(UnmappableMask, match="too many"):
+                changes_of(portions, returned)
+
+        # All paths would take 65 MB.
+        assert memory_of(refused) < 35_000_000
+
+    def test_masks_of_many_strings_are_applied(self) -> None:
+        content = {"input": ["a@b.co"] * 90_000}
+        portions = portions_of(content, CONTEXT)
+        returned = [service(portion, MAIL, MASKS["shorter"]) for portion in portions]
+        assert changes_of(portions, returned) == {("input", index): "<X>" for index in range(90_000)}
 
     def test_as_many_masks_as_portions(self) -> None:
         with pytest.raises(ValueError, match="zip"):
