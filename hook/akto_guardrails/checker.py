@@ -11,7 +11,7 @@ from typing import Any, Final
 from akto_guardrails.akto import AktoClient
 from akto_guardrails.content import CONTEXT_KEYS, Path, newest_turn_of
 from akto_guardrails.counters import Counters
-from akto_guardrails.envelope import Sender, envelope, fits, fitted, payload_of
+from akto_guardrails.envelope import Sender, envelope, fits, payload_of
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.json_text import json_length, parsed_json
 from akto_guardrails.masking import masked_strings, without_summary
@@ -67,7 +67,7 @@ class Checker:
     async def answer(self, exchange: Exchange, body: Mapping[str, Any]) -> Judgement:
         """Checks a model's answer, with the request as its context. Raises `UnmappableMask` and nothing else."""
         payload = payload_of(body, bare=exchange.bare)
-        return await self._judged(exchange, body, payload, fitted(exchange.request_payload))
+        return await self._judged(exchange, body, payload, exchange.fitted_request)
 
     async def _judged(
         self, exchange: Exchange, content: Mapping[str, Any], payload: str, request: str | None

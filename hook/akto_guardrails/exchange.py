@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from akto_guardrails.envelope import fitted
 from akto_guardrails.identity import Identity, call_id_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _numbers: Final = itertools.count(1)
 latest: Final[ContextVar[Exchange | None]] = ContextVar("akto_latest_exchange", default=None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Exchange:
     """One request on its way, with all that its record needs besides the answer.
 
@@ -52,6 +54,11 @@ class Exchange:
     bare: bool = False
     at_gate: bool = False
     judgement: Judgement | None = None
+
+    @cached_property
+    def fitted_request(self) -> str:
+        """`request_payload` as the service takes it. Each check of an answer needs it, and a stream has a thousand."""
+        return fitted(self.request_payload)
 
 
 def mark(data: Mapping[str, object], key: Key | None = None) -> Key:

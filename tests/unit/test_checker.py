@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from akto_guardrails import envelope
 from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.content import Path
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import LONGEST_STRING, payload_of
 from akto_guardrails.exchange import Exchange
+from akto_guardrails.json_text import json_length
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 from unit.samples import CARD, MASKED_CARD, SENDER, exchange, settings
@@ -326,6 +328,19 @@ class TestAnswer:
         assert len(asked.checks) > 1
         assert {check["requestPayload"] for check in asked.checks} == {'{"body":{}}'}
         assert set(asked.kinds) == {True}
+
+    def test_a_long_request_is_cut_once_for_all_checks_of_its_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fitted: list[str] = []
+        monkeypatch.setattr(envelope, "json_length", lambda text: fitted.append(text) or json_length(text))
+        asked = Asked()
+        of = replace(exchange(1), request_payload=payload_of(chat(long())))
+        for _ in range(9):
+            asked.answer(self.BODY, of)
+        (sent,) = {check["requestPayload"] for check in asked.checks}
+        assert "x-akto-truncated" in sent
+        assert len(fitted) < 4
+        asked.answer(self.BODY, replace(of, request_payload="{}"))
+        assert asked.checks[-1]["requestPayload"] == "{}"
 
     def test_an_answer_larger_than_the_operator_wants_checked_has_no_verdict(self) -> None:
         asked = Asked(MAX_CHECK_CHARACTERS=str(LONGEST_STRING))
