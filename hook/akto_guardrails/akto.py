@@ -20,6 +20,10 @@ from akto_guardrails.settings import SERVICE_PATH
 from akto_guardrails.verdict import Cause, Verdict, unavailable, verdict_of_answer
 
 _LARGEST_ANSWER: Final = 8 * 1024 * 1024
+# Of any answer so much is read, and so much more for each byte that was sent: a verdict repeats a payload twice at
+# most, with seven bytes for one at worst (`\\u003c`), and masks may be longer than what they stand for.
+_ROOM_FOR_ANY_ANSWER: Final = 1024 * 1024
+_ANSWERED_FOR_A_BYTE: Final = 24
 # Of the envelopes of all checks under way.
 MOST_BYTES_AT_ONCE: Final = 256 * 1024 * 1024
 # Of the service or of what is in front of it, whatever the payload. A 500 is its reader's word on one payload.
@@ -54,8 +58,11 @@ class Delivery(Enum):
 class Server(Protocol):
     """The connections to the service, as `Direct` and `Proxied` have them."""
 
-    async def post(self, target: str, body: bytes, seconds: float) -> tuple[int, bytes]:
-        """Status and body of the answer to a POST. Raises TimeoutError after so many `seconds`, and OSError."""
+    async def post(self, target: str, body: bytes, seconds: float, most: int | None = None) -> tuple[int, bytes]:
+        """Status and body, up to `most` bytes of it, of the answer to a POST.
+
+        Raises TimeoutError after so many `seconds`, and OSError.
+        """
 
     def retire(self) -> None:
         """Lets calls under way finish, and makes all others over new connections."""
@@ -112,7 +119,7 @@ class AktoClient:
         era = self._breaker.era
         try:
             target = self._answer_target if of_answer else self._check_target
-            status, answer = await self._server.post(target, body, self._timeout)
+            status, answer = await self._server.post(target, body, self._timeout, _most_of_answer(body))
         except TimeoutError:
             self._note_failure(era)
             return unavailable(Cause.TIMEOUT)
@@ -135,7 +142,7 @@ class AktoClient:
         """Hands over the envelope `body`; gives what became of it and the HTTP status, None when there was none."""
         try:
             seconds = max(self._timeout, _RECORD_SECONDS)
-            status, answer = await self._server.post(self._record_target, body, seconds)
+            status, answer = await self._server.post(self._record_target, body, seconds, _most_of_answer(body))
         except ConnectionRefusedError:
             return Delivery.RETRY, None
         except (TimeoutError, ConnectionError):
@@ -158,6 +165,11 @@ class AktoClient:
         if self._breaker.failed(era):
             # Kept connections may lead to a machine that is gone, and would cost a time-out each.
             self._server.retire()
+
+
+def _most_of_answer(body: bytes) -> int:
+    """How many bytes of the answer to `body` are read."""
+    return min(_LARGEST_ANSWER, _ROOM_FOR_ANY_ANSWER + _ANSWERED_FOR_A_BYTE * len(body))
 
 
 def _delivery(status: int, answer: bytes, length: int) -> Delivery:

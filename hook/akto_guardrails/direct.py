@@ -54,8 +54,8 @@ class Direct:
         self._lookup_until = 0.0
         self._numbers = itertools.count()
 
-    async def post(self, target: str, body: bytes, seconds: float) -> tuple[int, bytes]:
-        """Status and body of the answer to a POST to `target`, a path with its query.
+    async def post(self, target: str, body: bytes, seconds: float, most: int | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer to a POST to `target`, a path with its query; `most` of it where that is less.
 
         Raises TimeoutError after so many `seconds`, and OSError. A connection that ends before an answer, or with a 408
         (RFC 9110, 15.5.9), is tried once more: one that the server closed in this very moment, for being idle, looks
@@ -63,12 +63,13 @@ class Direct:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
+        most = self._most if most is None else min(most, self._most)
         request = b"".join((b"POST ", target.encode("ascii"), self._head, b"%d\r\n\r\n" % len(body), body))
         with suppress(Disconnected):
-            answer = await self._post(self._kept(loop) or await self._new(loop, deadline), request, deadline)
+            answer = await self._post(self._kept(loop) or await self._new(loop, deadline), request, deadline, most)
             if answer[0] != _REQUEST_TIMEOUT:
                 return answer
-        return await self._post(await self._new(loop, deadline), request, deadline)
+        return await self._post(await self._new(loop, deadline), request, deadline, most)
 
     def retire(self) -> None:
         """Lets calls under way finish; all others are made over new connections, to addresses looked up anew."""
@@ -85,8 +86,8 @@ class Direct:
         # They are closed in the event loop's next round.
         await asyncio.sleep(0)
 
-    async def _post(self, connection: HttpConnection, request: bytes, deadline: float) -> tuple[int, bytes]:
-        answer = await connection.post(request, deadline)
+    async def _post(self, connection: HttpConnection, request: bytes, deadline: float, most: int) -> tuple[int, bytes]:
+        answer = await connection.post(request, deadline, most)
         if connection.is_open:
             self._idle.append(connection)
             if connection.idle_since - self._idle[0].idle_since > IDLE_SECONDS:
@@ -121,7 +122,7 @@ class Direct:
         connected = await start_connection(
             [*addresses[first:], *addresses[:first]], happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=loop
         )
-        connection = HttpConnection(loop, self._most, self._open.discard)
+        connection = HttpConnection(loop, self._open.discard)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.create_connection(

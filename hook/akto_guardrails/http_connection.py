@@ -21,15 +21,14 @@ class Disconnected(ConnectionError):
 
 
 class HttpConnection(asyncio.Protocol):
-    """The protocol of a connection. `most`: as in `HttpAnswer`; `when_lost` is called once, when it has ended.
+    """The protocol of a connection. `when_lost` is called once, when it has ended.
 
     `idle_since`: when it was last used, by the clock of the event loop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, when_lost: Callable[[HttpConnection], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, when_lost: Callable[[HttpConnection], None]) -> None:
         self.loop = loop
         self.idle_since = 0.0
-        self._most = most
         self._when_lost = when_lost
         # For timers. In the context of a request they would keep alive what is in it.
         self._context = Context()
@@ -56,8 +55,8 @@ class HttpConnection(asyncio.Protocol):
         """
         return self.is_open and not self._unread.poll(0)
 
-    async def post(self, request: bytes, deadline: float) -> tuple[int, bytes]:
-        """Sends the bytes of a request; gives status and body of the answer.
+    async def post(self, request: bytes, deadline: float, most: int) -> tuple[int, bytes]:
+        """Sends the bytes of a request; gives status and body of the answer. `most`: as in `HttpAnswer`.
 
         Raises TimeoutError at `deadline`, by the clock of the event loop, and ConnectionError. Then, and when the task
         is cancelled, the connection is closed, as it is when it cannot be used again.
@@ -65,7 +64,7 @@ class HttpConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             raise Disconnected("it has ended already")
-        answer = self._answer = HttpAnswer(self._most)
+        answer = self._answer = HttpAnswer(most)
         whole = self._whole = self.loop.create_future()
         timer = self.loop.call_at(deadline, self._fail, TimeoutError(), context=self._context)
         transport.write(request)

@@ -36,17 +36,18 @@ class Proxied:
         self._session_loop: asyncio.AbstractEventLoop | None = None
         self._retired: set[aiohttp.ClientSession] = set()
 
-    async def post(self, target: str, body: bytes, seconds: float) -> tuple[int, bytes]:
+    async def post(self, target: str, body: bytes, seconds: float, most: int | None = None) -> tuple[int, bytes]:
         """As `Direct.post`."""
+        most = self._most if most is None else min(most, self._most)
         url = URL(f"{self._origin}{target}", encoded=True)
         try:
             async with asyncio.timeout(seconds):
                 try:
-                    return await self._post(url, body)
+                    return await self._post(url, body, most)
                 except aiohttp.ClientConnectorError:
                     raise
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                    return await self._post(url, body)
+                    return await self._post(url, body, most)
         except aiohttp.ClientError as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise
@@ -71,7 +72,7 @@ class Proxied:
             task = asyncio.get_running_loop().create_task(session.close())
             task.add_done_callback(lambda _: self._retired.discard(session))
 
-    async def _post(self, url: URL, body: bytes) -> tuple[int, bytes]:
+    async def _post(self, url: URL, body: bytes, most: int) -> tuple[int, bytes]:
         async with self._open_session().post(
             url,
             data=body,
@@ -84,9 +85,9 @@ class Proxied:
             answer = bytearray()
             async for chunk in response.content.iter_any():
                 answer += chunk
-                if len(answer) >= self._most:
+                if len(answer) >= most:
                     break
-            return response.status, bytes(answer[: self._most])
+            return response.status, bytes(answer[:most])
 
     def _open_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()

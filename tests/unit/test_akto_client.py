@@ -230,6 +230,31 @@ def test_an_answer_without_an_end_is_unreadable(monkeypatch: pytest.MonkeyPatch)
     assert record(answering(b" " * 2000 + ALLOW)) == (Delivery.DELIVERED, 200)
 
 
+def repeating(payload: str, more: int) -> bytes:
+    """An answer that repeats `payload` as long as it can be written, and so many bytes more."""
+    masked = json.dumps({"body": payload}).replace("<", "\\u003c").replace("\u0436", "\\u0436")
+    result = {"Allowed": True, "Modified": True, "ModifiedPayload": masked}
+    both = {**result, "requestResult": result, "responseResult": {"Allowed": True}}
+    return json.dumps({"data": {"guardrailsResult": both}, "more": " " * more}).encode()
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_as_much_of_an_answer_is_read_as_what_was_sent_may_take_in_it(
+    proxy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def verdict(sent: bytes, answer: bytes) -> Verdict:
+        async with serving(answering(answer)) as url:
+            if proxy:
+                monkeypatch.setenv("HTTP_PROXY", url)
+            async with calling("http://akto.invalid" if proxy else url) as client:
+                return await client.check(sent)
+
+    assert asyncio.run(verdict(b"{}", repeating("", 1_100_000))).cause is Cause.UNREADABLE
+    for payload in ("", "<" * 262_000, "\u0436" * 262_000):
+        sent = json.dumps({"requestPayload": payload}, ensure_ascii=False).encode()
+        assert asyncio.run(verdict(sent, repeating(payload, 900_000))).mask is not None
+
+
 def test_a_long_error_page_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(akto_module, "_LARGEST_ANSWER", 1000)
     assert record(answering(b"x" * 2000, 503)) == (Delivery.RETRY, 503)
