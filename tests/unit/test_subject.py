@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from akto_guardrails.masking import apply_mask
-from akto_guardrails.subject import subject_of
-from unit.samples import CARD, MASKED_CARD, chat
+from akto_guardrails.subject import Subject, subject_of
+from unit.samples import CARD, MASKED_CARD, chat, memory_of
 
 TOOL_CALL = {
     "mcp_tool_name": "refund",
@@ -34,6 +34,20 @@ def masked(data: dict[str, Any], call_type: str, place: tuple[str | int, ...]) -
     if subject.hand_back is not None:
         subject.hand_back(subject.target)
     return subject.masked_content()
+
+
+@pytest.mark.parametrize(
+    ("name", "call_type"), [("mcp_arguments", "call_mcp_tool"), ("mcp_input_schema", "list_mcp_tools")]
+)
+def test_a_call_of_a_tool_is_not_copied_before_something_is_masked(name: str, call_type: str) -> None:
+    data = {**TOOL, name: {"notes": [[] for _ in range(50_000)], "note": CARD}}
+    subjects: list[Subject | None] = []
+    # A copy takes 3 MB.
+    assert memory_of(lambda: subjects.append(subject_of(data, call_type))) < 100_000
+    assert subjects[0] is not None
+    assert subjects[0].target == subjects[0].content
+    assert subjects[0].target is subjects[0].target
+    assert subjects[0].target is not subjects[0].content
 
 
 def test_a_request_is_its_own_target() -> None:
