@@ -21,6 +21,7 @@ Send = Callable[[bytes], Awaitable[tuple[Delivery, int | None]]]
 
 _SENDERS: Final = 16
 _LOADED_AT_ONCE: Final = 64
+_BYTES_LOADED_AT_ONCE: Final = 1024 * 1024
 # A record is given up when Akto has taken others between this many failures that may be for what is in it, over so many
 # seconds: in a partial outage that fails nine of ten calls, whichever they are, one in eight would have the failures.
 _MOST_FAILURES: Final = 20
@@ -227,6 +228,15 @@ class Recorder:
         if and_forget:
             spool.remove(stored.file)
 
+    def _load_some(self, spool: Spool) -> None:
+        """Loads as many as are loaded at once, or as there is room for. Raises OSError."""
+        size = 0
+        for _ in range(_LOADED_AT_ONCE):
+            if size >= _BYTES_LOADED_AT_ONCE or not self._may_load():
+                return
+            size += spool.next_size
+            self._load(spool)
+
     def _wake(self) -> None:
         """Starts one more sender when there is work for it: those there are may all be waiting for Akto."""
         if (self._waiting.ready or self._may_load()) and len(self._senders) < _SENDERS:
@@ -240,9 +250,7 @@ class Recorder:
         while self._spool is not None and self._may_load():
             pause = 0.0
             try:
-                for _ in range(_LOADED_AT_ONCE):
-                    if self._may_load():
-                        self._load(self._spool)
+                self._load_some(self._spool)
             except OSError as error:
                 self._trouble.log("records cannot be read from SPOOL_DIR, tried again: %s", error.strerror)
                 pause = self._first_pause

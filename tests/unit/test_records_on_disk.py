@@ -73,6 +73,38 @@ async def until(is_reached: Callable[[], object]) -> None:
     pytest.fail("it never came to that")
 
 
+@pytest.mark.parametrize(("length", "most"), [(600_000, 2), (10, 64)])
+def test_a_few_records_are_loaded_at_once_and_fewer_where_they_are_long(
+    length: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others get their turn in between."""
+    # Of one session, so that none but the first is sent before all are loaded.
+    records = [record_of(number, "s") + b" " * length for number in range(200 if most > 2 else 10)]
+    left_by_a_dead_worker(tmp_path, *records)
+    loads: list[int] = []
+    load = Spool.load
+    turns = 0
+
+    def noted(spool: Spool) -> Any:
+        loads.append(turns)
+        return load(spool)
+
+    monkeypatch.setattr(Spool, "load", noted)
+
+    async def main() -> None:
+        nonlocal turns
+        recorder = a_spooling_recorder(available(), tmp_path, most_records=300, most_spooled=100_000_000)
+        recorder.start()
+        while len(loads) < len(records):
+            await asyncio.sleep(0)
+            turns += 1
+        await recorder.flush(5)
+
+    asyncio.run(main())
+    # Now and then two senders load in one turn.
+    assert most <= max(map(loads.count, loads)) <= 2 * most
+
+
 def test_records_that_cannot_be_read_for_a_moment_are_sent_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
