@@ -16,7 +16,6 @@ from akto_guardrails.content import (
     CONVERSATION_KEYS,
     MOST_STEPS,
     Path,
-    entries_of,
     is_naming,
     newest_user_string,
     path_of,
@@ -86,7 +85,10 @@ def _has_strings(value: object) -> bool:
         each = rest.pop()
         if isinstance(each, str):
             return True
-        rest.extend(child for _, child in entries_of(each))
+        if isinstance(each, (list, tuple)):
+            rest.extend(each)
+        elif isinstance(each, (dict, Mapping)):
+            rest.extend(each.values())
     return False
 
 
