@@ -136,7 +136,7 @@ def _read(reader: _Reader) -> Settings:
         most_checks_at_once=reader.count("MAX_CHECKS_AT_ONCE", 2_000),
         most_queued_records=reader.count("MAX_QUEUED_RECORDS", 20_000),
         most_queued_bytes=reader.count("MAX_QUEUED_BYTES", 64 * 1024 * 1024),
-        shutdown_flush_seconds=reader.seconds("SHUTDOWN_FLUSH_SECONDS", 10.0),
+        shutdown_flush_seconds=reader.seconds("SHUTDOWN_FLUSH_SECONDS", 10.0, may_be_none=True),
         spool_directory=reader.spool_directory("SPOOL_DIR"),
         most_spooled_bytes=reader.count("MAX_SPOOLED_BYTES", 256 * 1024 * 1024),
         startup_probe=reader.boolean("STARTUP_PROBE", default=True),
@@ -171,7 +171,8 @@ class _Reader:
             self._wrong(f"{name} and {name}_FILE are both set.", "Keep one of the two.")
             return value
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            # Editors on Windows put a byte order mark in front.
+            return Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             # It may be the secret itself, set in the wrong place.
@@ -235,17 +236,19 @@ class _Reader:
             self._wrong(f"{name}={value!r} is neither true nor false.", "Use true or false.")
         return default if not value else value in _TRUE
 
-    def seconds(self, name: str, default: float) -> float:
+    def seconds(self, name: str, default: float, *, may_be_none: bool = False) -> float:
+        """A number of seconds, also 0 if `may_be_none`."""
         value = self.text(name)
         if not value:
             return default
         try:
             seconds = float(value)
         except ValueError:
-            seconds = 0.0
-        if not 0 < seconds <= _LONGEST_TIMEOUT:
+            seconds = -1.0
+        if not (0 < seconds <= _LONGEST_TIMEOUT or (may_be_none and seconds == 0)):
+            least = "not below 0" if may_be_none else "above 0"
             self._wrong(
-                f"{name}={value!r} is not a number of seconds above 0 and at most {_LONGEST_TIMEOUT:.0f}.",
+                f"{name}={value!r} is not a number of seconds {least} and at most {_LONGEST_TIMEOUT:.0f}.",
                 f"Use for example {name}=5.",
             )
         return seconds

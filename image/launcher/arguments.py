@@ -28,9 +28,17 @@ class Arguments:
 
     @property
     def config(self) -> str | None:
-        """The config path given on the command line; the last one counts, as LiteLLM's own parser has it."""
+        """The config path given on the command line; the last one counts, as LiteLLM's own parser has it.
+
+        Empty when the option has none.
+        """
         found = [path for _, _, path in _config_options(self.options)]
         return found[-1] if found else None
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the command line ends where the config path should be."""
+        return bool(self.options) and self.options[-1] in _CONFIG_OPTIONS
 
     @property
     def names_a_model(self) -> bool:
@@ -67,9 +75,10 @@ def _config_options(options: Sequence[str]) -> list[tuple[int, int, str]]:
     while position < len(options):
         option = options[position]
         width = 1
-        if option in _CONFIG_OPTIONS and position + 1 < len(options):
+        if option in _CONFIG_OPTIONS:
+            path = "".join(options[position + 1 : position + 2])
             width = 2
-            found.append((position, position + 2, options[position + 1]))
+            found.append((position, min(position + 2, len(options)), path))
         elif option.startswith("--config="):
             found.append((position, position + 1, option.removeprefix("--config=")))
         elif option.startswith("-c") and not option.startswith("--") and len(option) > len("-c"):

@@ -7,6 +7,7 @@ would drop callbacks injected into the root file; therefore includes are resolve
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import stat
@@ -24,6 +25,16 @@ _DOCUMENTED_FILE: Final = "custom_hooks.py"
 _REFERENCE: Final = "os.environ/"
 # LiteLLM makes the first of the second and others.
 _DATABASE_NAMES: Final = ("DATABASE_URL", "DATABASE_HOST", "STORE_MODEL_IN_DB")
+# Lists of callbacks of which LiteLLM 1.106.2 does not start when the package of one of them is missing.
+_NEED_PROMETHEUS: Final = (
+    ("callbacks", "prometheus"),
+    ("success_callback", "prometheus"),
+    ("service_callback", "prometheus_system"),
+)
+_PROMETHEUS_PACKAGE: Final = "prometheus_client"
+# Up to where YAML's words quote the file. A single character of it, and names of YAML's own tokens, tell nothing.
+_UNQUOTED: Final = re.compile(r"""(?:[^'"]|"'"|'(?:[^\\]|\\.|<[a-z ]+>)')*""")
+_TAB: Final = repr("\t")
 _AKTO_CLASS: Final = re.compile(r"^class GuardrailsHandler\b", re.MULTILINE)
 GUARD_FILE: Final = f"{CALLBACK.partition('.')[0]}.py"
 
@@ -47,7 +58,7 @@ class Source:
 
 def read(path: Path) -> Source:
     """Reads the config at `path` and every file it includes; raises `ConfigError`."""
-    root = _load(path, "config")
+    root = _load(path, f"config {path}", "Mount it there, or correct the path the container is given.")
     if root is None:
         raise ConfigError(f"The config {path} is empty.", "Give it at least a model_list, or {} for an empty one.")
     content = {key: value for key, value in root.items() if key != "include"}
@@ -59,7 +70,8 @@ def read(path: Path) -> Source:
         if location in loaded:
             continue
         loaded.add(location)
-        included = _load(location, f"file included by {declared_in}") or {}
+        name = f"file {location}, included by {declared_in},"
+        included = _load(location, name, f"Mount it there, too, or correct include in {declared_in}.") or {}
         pending += [(nested, location) for nested in _includes(included, location)]
         content = _merged(content, included)
     return Source(path, content)
@@ -100,27 +112,40 @@ def shadows_the_guard(source: Source) -> Path | None:
     return shadow if shadow.exists() else None
 
 
-def _load(path: Path, role: str) -> dict[str, Any] | None:
-    """What the file at `path` says; None when that is nothing. Raises `ConfigError`."""
+def require_packages(source: Source) -> None:
+    """Raises `ConfigError` when a callback in the config needs a package that is not there."""
+    settings = source.content.get("litellm_settings")
+    if not isinstance(settings, dict) or importlib.util.find_spec(_PROMETHEUS_PACKAGE) is not None:
+        return
+    for key, callback in _NEED_PROMETHEUS:
+        found = settings.get(key)
+        if found == callback or (isinstance(found, list) and callback in found):
+            raise ConfigError(
+                f"litellm_settings.{key} in {source.path} has {callback}, but the Python package {_PROMETHEUS_PACKAGE} "
+                "is not in the image: LiteLLM would stop.",
+                f"Build the image on a base that has {_PROMETHEUS_PACKAGE}, or remove {callback} from the config.",
+            )
+
+
+def _load(path: Path, name: str, how_to_have_it: str) -> dict[str, Any] | None:
+    """What the file at `path` says; None when that is nothing. Raises `ConfigError`, in which it is called `name`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            f"The {role} {path} does not exist.", "Mount it there, or correct the path the container is given."
-        ) from None
+        raise ConfigError(f"The {name} does not exist.", how_to_have_it) from None
     except (OSError, UnicodeDecodeError) as error:
-        what = f"The {role} {path} cannot be read: {_why(path, error)}."
+        what = f"The {name} cannot be read: {_why(path, error)}."
         raise ConfigError(what, _how_to_make_readable(path, error)) from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"The {role} {path} is not valid YAML: {_where(error)}.", "Correct it there.") from None
+        raise ConfigError(f"The {name} is not valid YAML: {_where(error)}.", _how_to_correct(error)) from None
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
         # A date such as 2026-13-01, for example, or a tag such as !!bool before what is none.
-        what = f"The {role} {path} is not valid YAML: it holds a value that cannot be read."
+        what = f"The {name} is not valid YAML: it holds a value that cannot be read."
         raise ConfigError(what, "Correct or quote it.") from None
     if content is not None and not isinstance(content, dict):
-        raise ConfigError(f"The {role} {path} is not a mapping at the top level.", "Give it keys such as model_list.")
+        raise ConfigError(f"The {name} is not a mapping at the top level.", "Give it keys such as model_list.")
     return content
 
 
@@ -158,8 +183,17 @@ def _how_to_make_readable(path: Path, error: OSError | UnicodeDecodeError) -> st
 def _where(error: yaml.YAMLError) -> str:
     """Line, column and the parser's words up to where they quote the file: a config may hold keys."""
     mark = getattr(error, "problem_mark", None)
-    problem = re.split("['\"]", getattr(error, "problem", None) or "it cannot be parsed")[0].strip()
+    found = _UNQUOTED.match(_problem(error))
+    problem = (found[0] if found else "").replace(f"character {_TAB}", "a tab").strip()
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else problem
+
+
+def _how_to_correct(error: yaml.YAMLError) -> str:
+    return "Indent with spaces: YAML takes no tabs there." if _TAB in _problem(error) else "Correct it there."
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return getattr(error, "problem", None) or "it cannot be parsed"
 
 
 def _includes(config: Mapping[str, Any], path: Path) -> list[str]:

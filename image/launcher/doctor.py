@@ -27,9 +27,9 @@ from akto_guardrails.reporter import reports, reports_directory
 from akto_guardrails.settings import Settings, SettingsError, load_settings
 from akto_guardrails.spool import left_by_others
 from launcher.arguments import Arguments, parse
-from launcher.config import CALLBACK, ConfigError, Source, injected
+from launcher.config import CALLBACK, ConfigError, Source
 from launcher.notices import notices_of
-from launcher.preflight import NotReady, find_source, load_dot_env, reason_without_file, temporary_directory
+from launcher.preflight import NotReady, load_dot_env, read_config, reason_without_file, temporary_directory
 from launcher.probe import Access, Answer, ask, problem_of, proxy_of
 
 EX_CONFIG: Final = 78
@@ -126,10 +126,9 @@ def _config(arguments: Arguments, environment: Mapping[str, str]) -> Iterator[Fi
         yield Finding("config", "ok", f"{without_file}; guarded in each worker")
         return
     try:
-        source = find_source(arguments, environment)
-        config = injected(source)
-    except ConfigError as error:
-        yield _failed("config", Problem(error.what, error.fix))
+        source, config = read_config(arguments, environment)
+    except NotReady as error:
+        yield from (_failed("config", problem) for problem in error.problems)
         return
     where = "none given, one would be generated" if source.path is None else str(source.path)
     yield Finding("config", "ok", f"{where}; this would be changed in a private copy:", diff=_diff(source, config))

@@ -14,7 +14,7 @@ from dotenv import find_dotenv, load_dotenv
 from akto_guardrails.problem import Problem
 from akto_guardrails.settings import Settings, SettingsError, load_settings
 from launcher.arguments import Arguments
-from launcher.config import ConfigError, Source, injected, read
+from launcher.config import ConfigError, Source, injected, read, require_packages
 
 _TEMPORARY: Final = ("/tmp", "/dev/shm")  # noqa: S108 - tried in this order, each for a private directory
 _YAML: Final = (".yaml", ".yml")
@@ -69,10 +69,9 @@ def check(arguments: Arguments, environment: Mapping[str, str]) -> Plan:
     without_file = reason_without_file(arguments, environment)
     try:
         if without_file is None:
-            source = find_source(arguments, environment)
-            config = injected(source)
-    except ConfigError as error:
-        problems.append(Problem(error.what, error.fix))
+            source, config = read_config(arguments, environment)
+    except NotReady as error:
+        problems += error.problems
     try:
         temporary = temporary_directory(environment)
     except ConfigError as error:
@@ -93,7 +92,46 @@ def reason_without_file(arguments: Arguments, environment: Mapping[str, str]) ->
     return None
 
 
-def find_source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
+def read_config(arguments: Arguments, environment: Mapping[str, str]) -> tuple[Source, Mapping[str, Any]]:
+    """The operator's config, and the same with the callback injected; raises `NotReady` with every problem."""
+    problems: list[Problem] = []
+    try:
+        _check_second_file(arguments, environment)
+    except ConfigError as error:
+        problems.append(Problem(error.what, error.fix))
+    try:
+        source = _find_source(arguments, environment)
+        require_packages(source)
+        config = injected(source)
+    except ConfigError as error:
+        raise NotReady((Problem(error.what, error.fix), *problems)) from None
+    if problems:
+        raise NotReady(tuple(problems))
+    return source, config
+
+
+def _check_second_file(arguments: Arguments, environment: Mapping[str, str]) -> None:
+    """Raises `ConfigError` when LiteLLM would stop at the file of the command line, though it serves another.
+
+    LiteLLM 1.106.2 serves that of CONFIG_FILE_PATH, but before that it reads the one it is given by --config, for the
+    database, key management and json_logs.
+    """
+    served = environment.get("CONFIG_FILE_PATH")
+    if not served or arguments.config is None or arguments.config == served:
+        return
+    # LiteLLM takes an empty name for none.
+    if arguments.config or arguments.breaks_off:
+        read(_named(arguments.config))
+
+
+def _named(path: str) -> Path:
+    """The file that --config names; raises `ConfigError` when it names none."""
+    if not path or path.startswith("-"):
+        raise ConfigError("--config is given without a file.", "Name one: --config /app/config.yaml; or leave it out.")
+    return Path(path)
+
+
+def _find_source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
     """The config LiteLLM would load: CONFIG_FILE_PATH before the command line (LiteLLM 1.106.2).
 
     Raises `ConfigError`.
@@ -106,7 +144,7 @@ def find_source(arguments: Arguments, environment: Mapping[str, str]) -> Source:
                 "Rename the file, or give it with --config.",
             )
         return read(Path(from_environment))
-    return Source(None, {}) if arguments.config is None else read(Path(arguments.config))
+    return Source(None, {}) if arguments.config is None else read(_named(arguments.config))
 
 
 def temporary_directory(environment: Mapping[str, str]) -> Path:

@@ -27,6 +27,9 @@ _AUTH_CHECK: Final = "/api/auth-check"
 _MOST_SECONDS: Final = 5.0
 _LONGEST_ANSWER: Final = 65_536
 _PROXY_WANTS_CREDENTIALS: Final = 407
+# OpenSSL's words, of its release 3.2 and later and before that, for an answer that is no TLS at all.
+_NOT_TLS: Final = frozenset({"RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"})
+_SPEAKS_NO_TLS: Final = "it does not speak TLS"
 
 
 class Access(Enum):
@@ -85,6 +88,8 @@ def problem_of(answer: Answer, settings: Settings) -> Problem | None:
 def _how_to_reach(answer: Answer, proxy: str | None) -> str:
     if "certificate" in answer.detail:
         return "Give the authority that signed it in AKTO_CA_BUNDLE."
+    if answer.detail == _SPEAKS_NO_TLS:
+        return "Use http:// in DATA_INGESTION_SERVICE_URL, or the port on which it speaks https."
     if proxy and str(_PROXY_WANTS_CREDENTIALS) in answer.detail:
         return "Give user and password of the proxy in its address: http://user:password@proxy:port."
     if proxy:
@@ -152,6 +157,9 @@ def _why(error: OSError | http.client.HTTPException) -> str:
         return "time-out while connecting"
     if isinstance(reason, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({reason.verify_message})"
+    if isinstance(reason, ssl.SSLError) and reason.reason:
+        words = reason.reason.lower().replace("_", " ")
+        return _SPEAKS_NO_TLS if reason.reason in _NOT_TLS else f"no TLS connection ({words})"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror.lower()
     # The words of a forward proxy.

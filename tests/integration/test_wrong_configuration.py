@@ -99,6 +99,19 @@ def test_a_missing_config_is_named() -> None:
     assert "The config /x/no.yaml does not exist." in wrong(CONFIG_FILE_PATH="/x/no.yaml")
 
 
+def test_a_missing_config_is_named_where_litellm_would_serve_another(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model_list: []\n")
+    tmp_path.chmod(0o755)
+    env = proxy_environment() | {"CONFIG_FILE_PATH": "/etc/litellm/config.yaml"}
+    message = refused(env, ["--config", "/x/no.yaml"], volumes=[f"{tmp_path}:/etc/litellm:ro"])
+    assert "The config /x/no.yaml does not exist." in message
+
+
+@pytest.mark.parametrize("option", ["--config", "-c"])
+def test_a_config_option_without_a_file_is_named(option: str) -> None:
+    assert "--config is given without a file." in refused(proxy_environment(), [option])
+
+
 def test_no_room_for_the_copy_of_the_config_is_a_problem_with_a_name(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"model_list: [{{model_name: {'x' * 100_000}}}]\n")
     tmp_path.chmod(0o755)
@@ -138,9 +151,14 @@ def test_an_unreadable_config_is_named_with_owner_and_mode(tmp_path: Path) -> No
         ("litellm_settings: [1]\n", "litellm_settings in /etc/litellm/config.yaml is not a mapping"),
         ("litellm_settings:\n  callbacks: {a: b}\n", "is neither a list nor a name"),
         ("include: extra.yaml\n", "include in /etc/litellm/config.yaml is not a list"),
-        ("include: [no.yaml]\n", "/etc/litellm/no.yaml does not exist"),
+        ("include: [no.yaml]\n", "/etc/litellm/no.yaml, included by /etc/litellm/config.yaml, does not exist"),
+        ("a:\n\tkey: sk-very-secret\n", "line 2, column 1: found a tab that cannot start any token."),
+        (
+            "litellm_settings: {callbacks: [prometheus]}\n",
+            "callbacks in /etc/litellm/config.yaml has prometheus, but the Python package prometheus_client is not",
+        ),
     ],
-    ids=["invalid", "empty", "list", "settings", "callbacks", "include string", "include missing"],
+    ids=["invalid", "empty", "list", "settings", "callbacks", "include string", "include missing", "tab", "package"],
 )
 def test_a_config_that_cannot_be_used_is_explained_without_quoting_it(tmp_path: Path, text: str, part: str) -> None:
     config = tmp_path / "config.yaml"

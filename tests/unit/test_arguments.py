@@ -43,7 +43,9 @@ def test_a_question_is_told_from_a_start(option: str, before: list[str]) -> None
         (["--port", "4000", "--config", "a.yaml", "--debug"], "a.yaml"),
         (["--config", "a.yaml", "-c", "b.yaml"], "b.yaml"),
         (["-c", "b.yaml", "--config=a.yaml"], "a.yaml"),
-        (["--config"], None),
+        (["--config"], ""),
+        (["--port", "4000", "-c"], ""),
+        (["--config="], ""),
         (["--config_path", "a.yaml"], None),
         (["--config", "-c"], "-c"),
         (["--config", "-cb.yaml"], "-cb.yaml"),
@@ -52,6 +54,16 @@ def test_a_question_is_told_from_a_start(option: str, before: list[str]) -> None
 def test_the_config_is_found_in_every_form_the_last_one_counting(options: list[str], path: str | None) -> None:
     assert parse(options).config == path
     assert parse(["litellm", *options]).config == path
+
+
+@pytest.mark.parametrize(
+    ("options", "breaks_off"),
+    [(["--config"], True), (["--debug", "-c"], True), (["--config="], False), (["-c", "a.yaml"], False), ([], False)],
+)
+def test_a_command_line_that_ends_before_the_path_is_told_from_an_empty_path(
+    options: list[str], breaks_off: bool
+) -> None:
+    assert parse(options).breaks_off is breaks_off
 
 
 @pytest.mark.parametrize(

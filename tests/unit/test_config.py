@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.config import CALLBACK, ConfigError, Source, injected, read, shadows_the_guard
+from launcher import config as config_module
+from launcher.config import CALLBACK, ConfigError, Source, injected, read, require_packages, shadows_the_guard
 from unit.samples import config_file
 
 DOCUMENTED = "custom_hooks.proxy_handler_instance"
@@ -196,9 +197,9 @@ class TestInclude:
     def test_a_missing_file_is_named_with_the_one_that_includes_it(self, mounted: Path) -> None:
         config_file(mounted, "include: [gone.yaml]\nmodel_list: []\n", "more.yaml")
         error = error_of(config_file(mounted, "include: [more.yaml]\n"))
-        assert str(mounted / "gone.yaml") in error.what
-        assert str(mounted / "more.yaml") in error.what
-        assert "does not exist" in error.what
+        gone, more = mounted / "gone.yaml", mounted / "more.yaml"
+        assert error.what == f"The file {gone}, included by {more}, does not exist."
+        assert error.fix == f"Mount it there, too, or correct include in {more}."
 
 
 class TestUnreadable:
@@ -272,6 +273,30 @@ class TestUnreadable:
         assert "not valid YAML" in error.what
         assert "hunter2" not in f"{error.what} {error.fix} {error}"
 
+    def test_a_tab_is_named_and_what_to_put_in_its_place(self, mounted: Path) -> None:
+        path = config_file(mounted, "model_list:\n  - model_name: gpt\n\tlitellm_params: {}\n")
+        error = error_of(path)
+        assert error.what == (
+            f"The config {path} is not valid YAML: line 3, column 1: found a tab that cannot start any token."
+        )
+        assert error.fix == "Indent with spaces: YAML takes no tabs there."
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("a: [1\nb: 2\n", "expected ',' or ']', but got ':'."),
+            ("a: 1\nkey: @hunter2\n", "found character '@' that cannot start any token."),
+            ('a: "b" hunter2\n', "expected <block end>, but found '<scalar>'."),
+            ("key: *hunter2\n", "found undefined alias."),
+            ("key: !<'> hunter2\n", 'could not determine a constructor for the tag "\'".'),
+            ("key: !<\\'hunter2\\'> x\n", "expected URI, but found '\\\\'."),
+        ],
+    )
+    def test_what_is_wrong_is_told_to_its_end_where_that_quotes_no_text(
+        self, mounted: Path, text: str, words: str
+    ) -> None:
+        assert error_of(config_file(mounted, text)).what.endswith(words)
+
     @pytest.mark.parametrize(
         "text", ["key: \x00hunter2\n", "expires: 2024-13-45\nkey: hunter2\n"], ids=["control-character", "date"]
     )
@@ -283,6 +308,41 @@ class TestUnreadable:
     def test_the_cause_of_an_error_is_not_shown_with_it(self, mounted: Path) -> None:
         error = error_of(config_file(mounted, "key: [sk-hunter2\n"))
         assert error.__suppress_context__
+
+
+class TestPackages:
+    """Callbacks of LiteLLM's for which the base may lack a package."""
+
+    @pytest.fixture
+    def without_prometheus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(config_module, "_PROMETHEUS_PACKAGE", "no_such_package")
+
+    @pytest.mark.usefixtures("without_prometheus")
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "callbacks: [otel, prometheus]",
+            "callbacks: prometheus",
+            "success_callback: [prometheus]",
+            "service_callback: [prometheus_system]",
+        ],
+    )
+    def test_one_that_litellm_would_stop_without_is_named(self, mounted: Path, setting: str) -> None:
+        path = config_file(mounted, f"litellm_settings: {{{setting}}}\n")
+        with pytest.raises(ConfigError) as caught:
+            require_packages(read(path))
+        assert f"litellm_settings.{setting.partition(':')[0]} in {path} has prometheus" in caught.value.what
+        assert "no_such_package is not in the image" in caught.value.what
+        assert "on a base that has no_such_package" in caught.value.fix
+
+    @pytest.mark.usefixtures("without_prometheus")
+    @pytest.mark.parametrize("setting", ["callbacks: [otel]", "failure_callback: [prometheus]", "callbacks: {a: b}"])
+    def test_others_need_none(self, mounted: Path, setting: str) -> None:
+        require_packages(read(config_file(mounted, f"litellm_settings: {{{setting}}}\n")))
+        require_packages(read(config_file(mounted, "litellm_settings: [1]\n")))
+
+    def test_with_the_package_nothing_is_said(self, mounted: Path) -> None:
+        require_packages(read(config_file(mounted, "litellm_settings: {callbacks: [prometheus]}\n")))
 
 
 def test_a_module_that_would_shadow_the_guard_is_named(mounted: Path) -> None:

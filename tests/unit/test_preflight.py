@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher import config as config_module
 from launcher import preflight
 from launcher.arguments import parse
 from launcher.config import CALLBACK, ConfigError
@@ -92,6 +93,51 @@ def test_a_missing_config_is_a_problem_wherever_it_was_named(environment: dict[s
     (in_environment,) = problems_of([], {**environment, "CONFIG_FILE_PATH": gone})
     assert gone in on_command_line
     assert gone in in_environment
+
+
+def test_a_second_config_that_litellm_would_stop_at_is_a_problem(environment: dict[str, str], tmp_path: Path) -> None:
+    """It serves that of CONFIG_FILE_PATH, and reads the other all the same."""
+    gone, served = str(tmp_path / "gone.yaml"), str(config(tmp_path, "served.yaml"))
+    by_environment = {**environment, "CONFIG_FILE_PATH": served}
+    assert problems_of(["--config", gone], by_environment) == [f"The config {gone} does not exist."]
+    (tmp_path / "empty.yaml").write_text("")
+    (problem,) = problems_of(["--config", str(tmp_path / "empty.yaml")], by_environment)
+    assert "empty.yaml is empty" in problem
+    for same in (served, str(config(tmp_path, "other.yaml", "from.the.other"))):
+        assert callbacks_of(check(parse(["--config", same]), by_environment)) == [CALLBACK, "otel"]
+
+
+def test_two_configs_that_are_not_there_are_two_problems_and_one_named_twice_is_one(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    gone = str(tmp_path / "gone.yaml")
+    by_environment = {**environment, "CONFIG_FILE_PATH": gone}
+    assert len(problems_of(["--config", str(tmp_path / "lost.yaml")], by_environment)) == 2
+    assert len(problems_of(["--config", gone], by_environment)) == 1
+
+
+@pytest.mark.parametrize(
+    "command_line",
+    [["--config"], ["-c"], ["litellm", "--config"], ["--model", "m", "-c"], ["--config="], ["-c", "--port", "4000"]],
+)
+def test_a_config_option_without_a_file_is_a_problem(environment: dict[str, str], command_line: list[str]) -> None:
+    assert problems_of(command_line, environment) == ["--config is given without a file."]
+
+
+def test_beside_config_file_path_an_empty_name_means_none_as_in_litellm(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment["CONFIG_FILE_PATH"] = str(config(tmp_path))
+    assert callbacks_of(check(parse(["--config="]), environment)) == [CALLBACK, "otel"]
+    assert problems_of(["--config"], environment) == ["--config is given without a file."]
+
+
+def test_a_package_that_a_callback_lacks_is_a_problem(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, "_PROMETHEUS_PACKAGE", "no_such_package")
+    (problem,) = problems_of(["--config", str(config(tmp_path, callback="prometheus"))], environment)
+    assert "no_such_package" in problem
 
 
 def test_a_config_in_a_bucket_is_left_to_litellm(environment: dict[str, str], tmp_path: Path) -> None:

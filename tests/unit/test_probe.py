@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
+import ssl
+import threading
 import urllib.error
 from email.message import Message
 
@@ -29,6 +32,30 @@ def refused(status: int) -> probe.Answer:
 )
 def test_what_a_status_means(status: int, access: Access) -> None:
     assert refused(status).access is access
+
+
+def test_an_https_address_of_a_port_without_tls_is_told_with_what_to_do() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        found = settings(DATA_INGESTION_SERVICE_URL=f"https://127.0.0.1:{server.server_port}")
+        problem = problem_of(probe.ask(found, {}), found)
+    assert problem is not None
+    assert problem.what.endswith("cannot be reached: it does not speak TLS.")
+    assert "http://" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("WRONG_VERSION_NUMBER", "it does not speak TLS"),
+        ("RECORD_LAYER_FAILURE", "it does not speak TLS"),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "no TLS connection (tlsv1 alert protocol version)"),
+    ],
+)
+def test_what_openssl_says_is_put_in_words(reason: str, words: str) -> None:
+    error = ssl.SSLError(1, f"[SSL: {reason}] as OpenSSL has it (_ssl.c:1032)")
+    error.reason = reason
+    assert probe._why(urllib.error.URLError(error)) == words
 
 
 def test_a_proxy_that_wants_credentials_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

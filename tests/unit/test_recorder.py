@@ -415,6 +415,17 @@ def test_a_flush_ends_in_time_and_counts_what_is_left(caplog: pytest.LogCaptureF
     assert "7 record(s) dropped: not delivered before the shutdown" in caplog.text
 
 
+def test_a_flush_without_time_waits_for_nothing_and_counts_all(caplog: pytest.LogCaptureFixture) -> None:
+    async def send(record: bytes) -> Outcome:
+        await asyncio.sleep(30)
+        return DELIVERED
+
+    began = time.monotonic()
+    assert run(send, [b"x"] * 7, flush_seconds=0) == {"records_dropped": 7}
+    assert time.monotonic() - began < 5
+    assert "7 record(s) dropped: not delivered before the shutdown" in caplog.text
+
+
 def test_what_is_lost_at_the_end_is_logged_however_short_after_another_line(caplog: pytest.LogCaptureFixture) -> None:
     service = Outage()
     assert run(service.send, [b"x"] * 9, flush_seconds=0.05, most_records=4)["records_dropped"] == 9

@@ -185,6 +185,14 @@ def test_a_file_gives_the_value_trimmed(tmp_path: Path) -> None:
     assert settings(AKTO_API_TOKEN="", AKTO_API_TOKEN_FILE=str(secret)).api_token == "from-file"
 
 
+def test_the_byte_order_mark_of_a_file_is_no_part_of_the_value(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_bytes(b"\xef\xbb\xbffrom-file\r\n")
+    assert settings(AKTO_API_TOKEN="", AKTO_API_TOKEN_FILE=str(secret)).api_token == "from-file"
+    secret.write_bytes(b"\xef\xbb\xbffalse")
+    assert settings(SYNC_MODE_FILE=str(secret)).sync_mode is False
+
+
 def test_any_variable_can_come_from_a_file(tmp_path: Path) -> None:
     mode = tmp_path / "mode"
     mode.write_text("false\n")
@@ -225,6 +233,18 @@ def test_the_timeout_is_a_number_of_seconds(value: str, expected: float) -> None
 def test_a_timeout_no_call_could_keep_is_refused(value: str) -> None:
     (problem,) = problems_of({"TIMEOUT": value})
     assert "TIMEOUT" in problem
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", 0.0), ("0.0", 0.0), ("600", 600.0)])
+def test_a_stop_may_wait_for_nothing(value: str, expected: float) -> None:
+    assert settings(SHUTDOWN_FLUSH_SECONDS=value).shutdown_flush_seconds == expected
+
+
+@pytest.mark.parametrize("value", ["-1", "abc", "nan", "600.1"])
+def test_a_wait_at_the_end_that_is_none_is_refused(value: str) -> None:
+    (problem,) = problems_of({"SHUTDOWN_FLUSH_SECONDS": value})
+    assert "SHUTDOWN_FLUSH_SECONDS" in problem
+    assert "not below 0 and at most 600" in problem
 
 
 @pytest.mark.parametrize(
