@@ -2,7 +2,8 @@
 # Guarded LiteLLM: every request is checked by Akto before a model sees it.
 #
 #   docker run IMAGE [OPTIONS]            start the proxy, guarded
-#   docker run IMAGE litellm [OPTIONS]    the same; so do the words proxy and gateway, and LITELLM_COMPONENT
+#   docker run IMAGE litellm [OPTIONS]    the same; so does the word proxy, and on a base of LiteLLM's components the word
+#                                         gateway, or LITELLM_COMPONENT=gateway
 #   docker run IMAGE --help | --version   LiteLLM's own; no variable needed
 #   docker run IMAGE doctor [OPTIONS]     look at what a start needs, and start nothing; --json for programs
 #   docker run IMAGE mock-akto [PORT]     a test double of Akto with a page at / (port 8080): it judges by word lists and
@@ -64,7 +65,13 @@ case "${1-}" in
 esac
 
 case "$word" in
-    litellm | proxy | gateway) launch launcher "$@" ;;
+    litellm | proxy) launch launcher "$@" ;;
+    gateway)
+        [ -x /app/docker-entrypoint.sh ] && launch launcher "$@"
+        # A word of the newest base: the older one says itself that it does not know it.
+        guarded
+        base "$@"
+        ;;
     doctor)
         shift
         launch launcher.doctor "$@"

@@ -37,6 +37,13 @@ def test_an_unknown_word_gets_the_error_of_the_base() -> None:
     assert "DATA_INGESTION_SERVICE_URL" not in out + err
 
 
+def test_the_gateway_is_unknown_to_the_older_base_which_says_so_itself() -> None:
+    status, out, err = run_once(["gateway"], {"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+    assert (status, out) == (2, "")
+    assert "Unknown command: gateway" in err
+    assert "guarded-litellm" not in err
+
+
 @pytest.mark.parametrize("own", ["", "own:hook"])
 def test_a_command_that_may_start_litellm_has_the_guard_whatever_the_environment_says(own: str) -> None:
     env = {"LITELLM_WORKER_STARTUP_HOOKS": own, "PYTHONPATH": "/own"}
