@@ -17,12 +17,12 @@ _SAID = "mock Akto on http://localhost:{}/: a test double that judges by word li
 _SHUTDOWN_SECONDS = 0.5
 
 
-async def serve(port: int, tls_directory: str | None) -> None:
+async def serve(app: web.Application, port: int, tls_directory: str | None) -> None:
     """Serves until the process is told to stop."""
     stopped = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stopped.set)
-    runner = web.AppRunner(application(), shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
     if tls_directory:
@@ -39,7 +39,11 @@ async def serve(port: int, tls_directory: str | None) -> None:
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1 or not all(argument.isdecimal() and int(argument) < 65536 for argument in arguments):
         sys.exit("usage: mock-akto [PORT]")
-    asyncio.run(serve(int(arguments[0]) if arguments else 8080, os.environ.get("TLS_DIRECTORY")))
+    try:
+        app = application()
+    except ValueError as error:
+        sys.exit(f"mock-akto: {error}")
+    asyncio.run(serve(app, int(arguments[0]) if arguments else 8080, os.environ.get("TLS_DIRECTORY")))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ STATE = web.AppKey("state", State)
 
 
 def state_from_environment() -> State:
-    """MOCK_AKTO_TOKEN: the one that is accepted, without it any; MOCK_AKTO_KEEP: how many calls are kept."""
-    most = int(os.environ.get("MOCK_AKTO_KEEP") or KEPT)
+    """MOCK_AKTO_TOKEN: the one that is accepted, without it any; MOCK_AKTO_KEEP: how many calls are kept.
+
+    Raises ValueError.
+    """
+    kept = os.environ.get("MOCK_AKTO_KEEP") or str(KEPT)
+    if not (kept.isascii() and kept.isdecimal() and int(kept)):
+        raise ValueError(f"MOCK_AKTO_KEEP={kept!r} is not a whole number above 0")
+    most = int(kept)
     return State(calls=Calls(most), token=os.environ.get("MOCK_AKTO_TOKEN", ""))

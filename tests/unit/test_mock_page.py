@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from mock_akto.__main__ import main
 from mock_akto.calls import Calls
 from mock_akto.faults import FAULTS
 from mock_akto.policy import MOST_SESSIONS, Policy, verdict
@@ -328,6 +329,20 @@ def test_how_many_calls_are_kept_is_a_setting(monkeypatch: pytest.MonkeyPatch) -
         assert len(decisions(await page(client))) == 2
 
     with_mock(test)
+
+
+@pytest.mark.parametrize("value", ["x", "0", "-1", "1.5"])
+def test_a_number_of_calls_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MOCK_AKTO_KEEP", value)
+    with pytest.raises(ValueError, match="is not a whole number above 0"):
+        application()
+
+
+def test_a_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOCK_AKTO_KEEP", "x")
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == "mock-akto: MOCK_AKTO_KEEP='x' is not a whole number above 0"
 
 
 def test_blocked_sessions_are_forgotten_in_the_end_and_on_request() -> None:
