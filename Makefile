@@ -1,13 +1,18 @@
 # make demo    the whole thing on a machine with nothing but Docker
 # make test    linters, unit tests, and integration tests against the built image
+# make lint    the linters alone
+# make unit    the unit tests alone, without Docker
+# make integration  the integration tests alone, against the built image
 # make releases    images on older LiteLLM releases, on stand-in bases, and what they must be able to do
 # make bench   what the guard costs, beside the unguarded image (30 minutes; BENCH_QUICK=1: 3 minutes, README as it is)
 # make soak    15 minutes at the machine's capacity with an Akto that comes and goes
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base,
 #              RELEASE=1 to refuse a base without a digest, too
-# make verify  linters, and the image's structure beside its base's
+# make verify  linters, and the structure of the image beside that of the base it was built on; builds the image only
+#              where there is none of that name
 # make screenshot  the picture of the mock Akto's page in the README
 # make sbom    what the image consists of, as CycloneDX JSON in SBOM=sbom.cdx.json
+# make clean   removes the tools that the tests installed, and their caches
 
 IMAGE ?= guarded-litellm:latest
 BASE_IMAGE ?= docker.litellm.ai/berriai/litellm:main-stable
@@ -19,7 +24,7 @@ WORKFLOWS := $(wildcard .github/workflows/*.yml)
 YAML := compose.example.yml k8s.example.yml helm-values.example.yml helm-values.litellm.example.yml \
     tests/demo/config.yaml $(WORKFLOWS)
 
-.PHONY: help engine image demo test lint verify sbom screenshot unit integration releases bench soak clean
+.PHONY: help engine image existing demo test lint verify sbom screenshot unit integration releases bench soak clean
 
 help:
 	@sed -n -e '/^$$/q' -e 's/^# //p' Makefile
@@ -29,6 +34,12 @@ engine:
 
 image: engine
 	@image/build.sh "$(IMAGE)" "$(BASE_IMAGE)"
+
+# Of an image as it is: building it again could take a newer base, or another one than it was given.
+existing: engine
+	@if docker image inspect "$(IMAGE)" >/dev/null 2>&1; then \
+	    echo "looking at $(IMAGE) as it is; make image builds it anew" >&2; \
+	else $(MAKE) --no-print-directory image; fi
 
 demo: image
 	@tests/demo/run.sh "$(IMAGE)"
@@ -50,14 +61,12 @@ lint:
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.example.yml
 	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
 
-verify: image lint
+verify: existing lint
 	@.venv/bin/python tests/structure.py "$(IMAGE)" >structure.yaml
 	.venv/bin/container-structure-test test --image "$(IMAGE)" --config structure.yaml
 
-# Of the image as it is: building it again here could take a newer base.
-sbom: engine
+sbom: existing
 	@tests/venv.sh
-	@docker image inspect "$(IMAGE)" >/dev/null 2>&1 || $(MAKE) --no-print-directory image
 	SYFT_CHECK_FOR_APP_UPDATE=false .venv/bin/syft scan --quiet "docker:$(IMAGE)" --output "cyclonedx-json=$(SBOM)"
 
 screenshot: image

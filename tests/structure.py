@@ -15,6 +15,7 @@ from typing import Any
 
 import docker
 import yaml
+from docker.errors import APIError, ImageNotFound
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = "org.opencontainers.image."
@@ -97,10 +98,27 @@ def commands(base: dict[str, Any]) -> list[dict[str, Any]]:
     return tests
 
 
+def base_of(client: Any, labels: dict[str, str]) -> Any:
+    """The base that an image with these labels was built on, whatever the base's tag stands for today."""
+    digest = labels[f"{LABEL}base.digest"]
+    repository = re.sub(r":[^:/]*$", "", labels[f"{LABEL}base.name"].partition("@")[0])
+    # A base that is on this machine alone has its own id for a digest.
+    for reference in (digest, f"{repository}@{digest}"):
+        try:
+            return client.images.get(reference)
+        except ImageNotFound:
+            pass
+    try:
+        return client.images.pull(f"{repository}@{digest}")
+    except APIError as error:
+        sys.exit(f"the base {repository}@{digest} is not on this machine and cannot be pulled: {error.explanation}")
+
+
 def structure(image: str) -> dict[str, Any]:
     client = docker.from_env()
-    base_name = client.images.get(image).labels[f"{LABEL}base.name"]
-    base = client.images.get(base_name).attrs["Config"]
+    found = client.images.get(image).labels
+    base_name = found[f"{LABEL}base.name"]
+    base = base_of(client, found).attrs["Config"]
     return {
         "schemaVersion": "2.0.0",
         "metadataTest": metadata(base, base_name),
