@@ -754,14 +754,17 @@ ROUTES: Final = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchecked:
-    """Routes that LiteLLM serves without calling any callback before the text leaves, with an example."""
+    """Routes that LiteLLM serves without calling any callback before the text leaves, with an example.
+
+    `upstream` is empty where the mock provider cannot be reached by it: then only its refusal is tested.
+    """
 
     name: str
     paths: Sequence[str]
     path: str
     request: Any
     send: Send = post
-    upstream: str
+    upstream: str = ""
     since: str = ""
 
 
@@ -786,7 +789,12 @@ UNCHECKED: Final = [
     ),
     Unchecked(
         name="token counting",
-        paths=["/v1/messages/count_tokens", "/v1beta/models/{model}:countTokens", "/utils/token_counter"],
+        paths=[
+            "/v1/messages/count_tokens",
+            "/claude_code_gateway/v1/messages/count_tokens",
+            "/v1beta/models/{model}:countTokens",
+            "/utils/token_counter",
+        ],
         path="/v1/messages/count_tokens",
         request={"model": "claude", "messages": [_user(_BLOCK)]},
         upstream="POST /v1/messages/count_tokens",
@@ -809,15 +817,28 @@ UNCHECKED: Final = [
         upstream="WS /v1/realtime",
     ),
     Unchecked(
-        name="multipart bodies on pass-through",
+        name="sessions and calls of realtime",
+        paths=["/v1/realtime/client_secrets", "/v1/realtime/calls"],
+        path="/v1/realtime/client_secrets",
+        request={"model": "realtime", "session": {"type": "realtime", "model": "realtime", "instructions": _BLOCK}},
+    ),
+    Unchecked(
+        name="WebSockets on pass-through",
+        paths=["/openai_passthrough/{path}", "/vertex_ai/live", "/deepgram/v1/listen"],
+        path="/openai_passthrough/v1/responses?model=gpt-4o-mini",
+        request=Turns([_EVENT]),
+        send=converse,
+    ),
+    Unchecked(
+        name="bodies that are not JSON (multipart, for example) on pass-through",
         paths=["a path of yours"],
         path="/support",
         request=Form({"note": _BLOCK}, _NOTES),
         upstream="POST /support/tickets",
     ),
     Unchecked(
-        name="MCP prompts and resources",
-        paths=["/mcp"],
+        name="MCP prompts, resources and completions",
+        paths=["/mcp", "/{server}/mcp"],
         path="/mcp/",
         request={"method": "prompts/get", "params": {"name": "github-ask", "arguments": {"text": _BLOCK}}},
         send=post_message,
@@ -830,7 +851,20 @@ UNCHECKED: Final = [
         request=Form({"purpose": "user_data"}, _NOTES),
         upstream="POST /v1/files",
     ),
+    Unchecked(
+        name="files of containers",
+        paths=["/v1/containers/{id}/files"],
+        path="/v1/containers/cntr_mock/files",
+        request=Form({}, _NOTES),
+    ),
+    Unchecked(
+        name="skills",
+        paths=["/v1/skills", "/v1/skills/{id}/versions"],
+        path="/v1/skills",
+        request=Form({"display_title": _BLOCK}, {"files[]": ("notes/SKILL.md", _BLOCK.encode(), "text/markdown")}),
+    ),
 ]
+SERVED_UNCHECKED: Final = [route for route in UNCHECKED if route.upstream]
 
 
 def readme_table() -> str:

@@ -16,7 +16,7 @@ from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLl
 from integration.routes import (
     ENVIRONMENT,
     ROUTES,
-    UNCHECKED,
+    SERVED_UNCHECKED,
     Form,
     Records,
     Route,
@@ -172,7 +172,7 @@ def test_the_tools_of_a_catalog_are_checked_when_they_are_listed(
     akto.wait_for("record", 1 if described is None else 0)
 
 
-@pytest.mark.parametrize("route", UNCHECKED, ids=lambda route: route.name)
+@pytest.mark.parametrize("route", SERVED_UNCHECKED, ids=lambda route: route.name)
 def test_what_the_readme_calls_unchecked_is_just_that(
     routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Unchecked
 ) -> None:

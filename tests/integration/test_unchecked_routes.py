@@ -14,7 +14,16 @@ import requests
 from testcontainers.core.network import Network
 
 from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm
-from integration.routes import ENVIRONMENT, ROUTES, UNCHECKED, Route, Unchecked, all_routes_config, get
+from integration.routes import (
+    ENVIRONMENT,
+    ROUTES,
+    SERVED_UNCHECKED,
+    UNCHECKED,
+    Route,
+    Unchecked,
+    all_routes_config,
+    get,
+)
 
 REFUSED = "the content of this route cannot be checked (UNCHECKED_ROUTES=deny)"
 
@@ -44,10 +53,7 @@ def allowing(proxies: dict[str, GuardedProxy], akto: MockAkto, llm: MockLlm) -> 
     return proxies["allow"]
 
 
-every_route = pytest.mark.parametrize("route", UNCHECKED, ids=lambda route: route.name)
-
-
-@every_route
+@pytest.mark.parametrize("route", UNCHECKED, ids=lambda route: route.name)
 def test_deny_refuses_it_with_403(denying: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Unchecked) -> None:
     try:
         reply = route.send(denying, route.path, route.request)
@@ -59,7 +65,7 @@ def test_deny_refuses_it_with_403(denying: GuardedProxy, akto: MockAkto, llm: Mo
     assert "zebra-block" not in json.dumps(llm.requests())
 
 
-@every_route
+@pytest.mark.parametrize("route", SERVED_UNCHECKED, ids=lambda route: route.name)
 def test_allow_serves_it_and_names_it_once(
     allowing: GuardedProxy, akto: MockAkto, llm: MockLlm, route: Unchecked
 ) -> None:
