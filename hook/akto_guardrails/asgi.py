@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -22,14 +22,17 @@ UNCHECKED_REFUSED: Final = (
 _LONGEST_MCP_BODY: Final = 4 * 1024 * 1024
 
 
-def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Application:
-    """`inner` behind the layer. `admits` is asked, with the family of an unchecked route, whether it may be served."""
+def guarded_application(inner: Application, admits: Callable[[str], bool], roots: Sequence[str] = ()) -> Application:
+    """`inner` behind the layer. `admits` is asked, with the family of an unchecked route, whether it may be served.
+
+    `roots`: prefixes of paths that `inner` itself takes off, the longest first.
+    """
 
     async def application(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await inner(scope, receive, send)
             return
-        request = begin(scope)
+        request = begin(scope, roots)
         family = unchecked_family(request.method, request.path, is_websocket=request.is_websocket)
         if family is None and is_mcp_endpoint(request.method, request.path):
             body, receive = await _read_ahead(receive)
@@ -60,10 +63,10 @@ def guarded_application(inner: Application, admits: Callable[[str], bool]) -> Ap
     return application
 
 
-def begin(scope: MutableMapping[str, Any]) -> ClientRequest:
+def begin(scope: MutableMapping[str, Any], roots: Sequence[str] = ()) -> ClientRequest:
     """Notes the request in an ASGI scope for the hooks; what they know of an earlier one does not count for it."""
     latest.set(None)
-    return note_request(scope)
+    return note_request(scope, roots)
 
 
 def _outcome_header(request: ClientRequest) -> list[tuple[bytes, bytes]]:

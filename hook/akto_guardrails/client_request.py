@@ -115,10 +115,23 @@ def _plain(path: str) -> str:
     return path if path.isprintable() else "".join(filter(str.isprintable, path))
 
 
-def note_request(scope: Mapping[str, Any]) -> ClientRequest:
-    """Makes the request in an ASGI `scope` of type http or websocket the current one, and gives it."""
+def _below_root(scope: Mapping[str, Any], roots: Iterable[str]) -> str:
+    """The path of a request as LiteLLM finds its route by it: without the prefix under which the proxy is served."""
+    path: str = scope["path"]
+    for root in (*roots, (scope.get("root_path") or "").rstrip("/")):
+        if path == root or path.startswith(f"{root}/"):
+            # Only one: what comes after it is the path, also if it looks like another prefix.
+            return path.removeprefix(root)
+    return path
+
+
+def note_request(scope: Mapping[str, Any], roots: Iterable[str] = ()) -> ClientRequest:
+    """Makes the request in an ASGI `scope` of type http or websocket the current one, and gives it.
+
+    `roots`: prefixes that count before the scope's own root path, the longest first.
+    """
     client = scope.get("client")
-    path = scope["path"].removeprefix(scope.get("root_path") or "")
+    path = _below_root(scope, roots)
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         # Of two headers of one name Starlette reads the first.

@@ -85,7 +85,18 @@ def _put_layer_around(app: Any, admits: Callable[[str], bool]) -> None:
     """
     if app.middleware_stack is None:
         app.middleware_stack = app.build_middleware_stack()
-    app.middleware_stack = guarded_application(app.middleware_stack, admits)
+    app.middleware_stack = guarded_application(app.middleware_stack, admits, _roots())
+
+
+def _roots() -> tuple[str, ...]:
+    """The prefixes of SERVER_ROOT_PATHS, which LiteLLM takes off behind the layer; the longest first."""
+    try:
+        from litellm.proxy.middleware.per_request_root_path_middleware import get_server_root_paths
+    except ImportError:
+        # Not on 1.96.2: there is SERVER_ROOT_PATH alone, which stands in the scope already.
+        return ()
+    roots: tuple[str, ...] = get_server_root_paths()
+    return roots
 
 
 def keep_one_guard(callbacks: MutableSequence[Any], guard: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -22,13 +22,13 @@ MCP_PROMPT = {"jsonrpc": "2.0", "id": 1, "method": "prompts/get", "params": {}}
 class Served:
     """An application behind the layer, and what reached it and the client."""
 
-    def __init__(self, *, allow: bool = True) -> None:
+    def __init__(self, *, allow: bool = True, roots: Sequence[str] = ()) -> None:
         self.allow = allow
         self.families: list[str] = []
         self.requests: list[ClientRequest | None] = []
         self.received: list[MutableMapping[str, Any]] = []
         self.sent: list[MutableMapping[str, Any]] = []
-        self.application = guarded_application(self.inner, self.admits)
+        self.application = guarded_application(self.inner, self.admits, roots)
 
     def admits(self, family: str) -> bool:
         self.families.append(family)
@@ -109,13 +109,25 @@ def test_what_there_is_to_know_about_a_request_is_noted_for_the_hooks() -> None:
     ("path", "root_path", "expected"),
     [
         ("/llm/v1/messages", "/llm", "/v1/messages"),
+        ("/llm/v1/messages", "/llm/", "/v1/messages"),
         ("/v1/messages", "/llm", "/v1/messages"),
         ("/v1/messages", "", "/v1/messages"),
         ("/llm", "/llm", "/"),
+        ("/llmv1/messages", "/llm", "/llmv1/messages"),
+        ("/a/v1/messages", "", "/v1/messages"),
+        ("/a/v1/messages", "/llm", "/v1/messages"),
+        ("/a", "", "/"),
+        ("/a/b/v1/messages", "", "/v1/messages"),
+        ("/a/bc/v1/messages", "", "/bc/v1/messages"),
+        ("/a/a/v1/messages", "", "/a/v1/messages"),
+        ("/a/llm/v1/messages", "/llm", "/llm/v1/messages"),
+        ("/A/v1/messages", "", "/A/v1/messages"),
+        ("//a/v1/messages", "", "//a/v1/messages"),
+        ("/other/v1/messages", "/other", "/v1/messages"),
     ],
 )
-def test_the_path_is_noted_without_the_root_path(path: str, root_path: str, expected: str) -> None:
-    served = Served()
+def test_the_path_is_noted_without_the_prefix_it_is_served_under(path: str, root_path: str, expected: str) -> None:
+    served = Served(roots=("/a/b", "/a"))
     served.serve(http(path, root_path=root_path), *body({}))
     (request,) = served.requests
     assert request is not None
