@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,8 @@ MOST_OPEN: Final = 20_000
 MOST_CHARACTERS: Final = 256 * 1024 * 1024
 
 Key = int | str
+# The mark of what is no exchange of its own: it is never open.
+NO_KEY: Final[Key] = 0
 
 # In LiteLLM's own record of the client's request, which goes along with every copy of a request and never to a
 # provider, and which no client can write to.
@@ -40,7 +42,8 @@ class Exchange:
 
     `sent_payload` is what Akto judged, `request_payload` what is recorded: the same, or the masked form of it.
     `further`: strings that were checked after that, at the second gate. `bare`: payloads go without `{"body": ...}`.
-    `at_gate`: no hook saw the request before its model call.
+    `at_gate`: no hook saw the request before its model call. `refused_within`: the status with which a further
+    call that LiteLLM made for the request was refused at the second gate, which is recorded; 0: none was.
     """
 
     key: Key
@@ -53,6 +56,7 @@ class Exchange:
     further: frozenset[str] = frozenset()
     bare: bool = False
     at_gate: bool = False
+    refused_within: int = 0
     judgement: Judgement | None = None
 
     @cached_property
@@ -109,6 +113,12 @@ class OpenExchanges:
             if oldest is not None:
                 displaced.append(oldest)
         return displaced
+
+    def note_refusal_within(self, key: Key, status: int) -> None:
+        """A further call within the exchange with this mark was refused; it stays open, and keeps its place."""
+        exchange = self._by_key.get(key)
+        if exchange is not None:
+            self._by_key[key] = replace(exchange, refused_within=status)
 
     def take(self, key: Key) -> Exchange | None:
         """Removes and gives the exchange with this mark; None when there is none (any more)."""

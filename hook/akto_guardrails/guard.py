@@ -19,7 +19,7 @@ from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.client_request import ClientRequest, Outcome, current_request, note_outcome
 from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, mcp_tags_of, payload_of, tags_of
-from akto_guardrails.exchange import Exchange, Key, OpenExchanges, key_of, mark
+from akto_guardrails.exchange import NO_KEY, Exchange, Key, OpenExchanges, key_of, mark
 from akto_guardrails.exchange import latest as latest_exchange
 from akto_guardrails.freed_memory import FreedMemory, trim_of_the_c_library
 from akto_guardrails.identity import KeyHolder, identity_of, key_in_metadata, what_the_client_says
@@ -173,7 +173,9 @@ class Guard:
     async def check_attempt(self, kwargs: dict[str, Any], call_type: str) -> None:
         """The second gate: checks what a call of a model carries beyond what `check_request` has seen.
 
-        That is everything, on routes where LiteLLM calls no hook before. Raises `Refusal` as `check_request` does.
+        That is everything, on routes where LiteLLM calls no hook before. Raises `Refusal` as `check_request` does, and
+        for all further calls of the request. Where it was a model that asked for a search, LiteLLM swallows that, and
+        answers with what the model has said before: the exchange stays open for such an answer.
         """
         request = current_request()
         # Without a request it is LiteLLM's own call, such as a health check; tool calls had their hook already.
@@ -226,7 +228,11 @@ class Guard:
         exchange = self._exchange(data, Subject(TOO_DEEP, {}), key, call_type, known)
         if self._settings.sync_mode:
             exchange = replace(exchange, judgement=Judgement(unavailable(Cause.TOO_LARGE)))
-            self._refuse(exchange, Refusal(413, _TOO_LARGE, judged=False))
+            refusal = Refusal(413, _TOO_LARGE, judged=False)
+            if known is not None:
+                self._open.note_refusal_within(known, refusal.status)
+                exchange = replace(exchange, key=NO_KEY)
+            self._refuse(exchange, refusal)
         if known is None:
             self._add(exchange, None)
         return exchange.key
@@ -292,10 +298,15 @@ class Guard:
             self._counters.add("checks_at_the_second_gate")
             attempt = replace(
                 latest,
+                key=NO_KEY,
                 sent_payload=payload_of(unseen, bare=latest.bare),
                 request_payload=payload_of(subject.content, bare=latest.bare),
             )
-            checked = await self._judged(attempt, replace(subject, content=unseen), None)
+            try:
+                checked = await self._judged(attempt, replace(subject, content=unseen), None)
+            except Refusal as refusal:
+                self._open.note_refusal_within(latest.key, refusal.status)
+                raise
             # Of masked text only the masked form: a further attempt may come with the raw one again.
             is_masked = checked.judgement is not None and bool(checked.judgement.changes)
             further = strings_seen(checked) if is_masked else strings_of(unseen)
@@ -561,6 +572,11 @@ class Guard:
         exchange = self._open.take(key)
         self._displaced.pop(key, None)
         if exchange is None or (exchange.call_type == _FETCHED and _is_still_to_come(answer)):
+            return
+        if exchange.refused_within and (
+            status == exchange.refused_within or (status == CLIENT_LEFT and answer is None)
+        ):
+            # The client was told of that refusal, whose record is this request's, or has not waited for it.
             return
         self._records.put(exchange, answer, status)
         if answer is None:

@@ -236,3 +236,93 @@ def test_a_call_that_succeeds_at_the_second_attempt_is_recorded_with_its_answer(
     assert record["body"]["statusCode"] == "200"
     assert "Hello from the mock model." in record["body"]["responsePayload"]
     assert len(akto.calls("check")) == 1
+
+
+def searching_config() -> dict[str, Any]:
+    """LiteLLM itself answers a model's calls of its search tool, and asks the model again with what was found."""
+    tool = {"search_provider": "tavily", "api_key": "k", "api_base": "http://mock-llm:8081"}
+    interception = {"enabled_providers": ["openai", "anthropic"], "search_tool_name": "finder"}
+    return proxy_config(
+        litellm_settings={"callbacks": ["websearch_interception"], "websearch_interception_params": interception},
+        search_tools=[{"search_tool_name": "finder", "litellm_params": tool}],
+    )
+
+
+SEARCH = {"name": "litellm_web_search", "description": "d", "parameters": {"type": "object", "properties": {}}}
+SEARCHING = {
+    "chat": ("/v1/chat/completions", {"model": "gpt-4o-mini", "tools": [{"type": "function", "function": SEARCH}]}),
+    "messages": (
+        "/v1/messages",
+        {"model": "claude", "max_tokens": 99, "tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    ),
+}
+QUESTION = {"messages": [user("call a tool")]}
+
+
+@pytest.fixture(scope="module")
+def searching_proxies(
+    network: Network, session_akto: MockAkto, session_llm: MockLlm, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[bool, GuardedProxy]]:
+    """By whether answers are checked."""
+    started = {}
+    for checks_answers in (False, True):
+        env = {"RESPONSE_GUARDRAILS": str(checks_answers)}
+        started[checks_answers] = GuardedProxy(
+            network, tmp_path_factory.mktemp("config"), config=searching_config(), env=env
+        )
+        started[checks_answers].container.start()
+    yield {key: proxy.wait_until_ready("/health/readiness", READY_SECONDS) for key, proxy in started.items()}
+    for proxy in started.values():
+        proxy.stop()
+
+
+@pytest.mark.parametrize("checks_answers", [False, True], ids=["answers unchecked", "answers checked"])
+@pytest.mark.parametrize(
+    ("api", "stream"), [("chat", False), ("messages", False), ("messages", True)], ids=["chat", "whole", "streamed"]
+)
+def test_an_answer_after_a_refused_search_of_the_models_is_checked_and_recorded(
+    searching_proxies: dict[bool, GuardedProxy],
+    akto: MockAkto,
+    llm: MockLlm,
+    checks_answers: bool,
+    api: str,
+    stream: bool,
+) -> None:
+    llm.says(tool="litellm_web_search", arguments=json.dumps({"query": BAD}))
+    path, body = SEARCHING[api]
+    status = 403 if checks_answers else 200
+    assert searching_proxies[checks_answers].post(path, {**body, **QUESTION, "stream": stream}).status_code == status
+    assert len(llm.requests()) == 1, "neither the search nor a second call of the model"
+    records = akto.wait_for("record", 2 if checks_answers else 3)
+    calls = [record for record in records if record["body"]["path"].startswith("/tool/")]
+    assert len(calls) == (not checks_answers)
+    refused, own = (record for record in records if record not in calls)
+    assert (refused["body"]["statusCode"], own["body"]["statusCode"]) == ("403", str(status))
+    assert json.loads(refused["body"]["requestPayload"]) == {"body": {"query": BAD}}
+    assert json.loads(own["body"]["requestPayload"])["body"]["messages"] == QUESTION["messages"]
+    # The tool call that the model made is all that it said.
+    assert BAD in own["body"]["responsePayload"]
+    assert len(akto.calls("answer")) == checks_answers
+
+
+def test_a_request_that_fails_after_a_refused_search_is_recorded_with_its_own_text(
+    searching_proxies: dict[bool, GuardedProxy], akto: MockAkto, llm: MockLlm
+) -> None:
+    llm.says(tool="litellm_web_search", arguments=json.dumps({"query": BAD}))
+    path, body = SEARCHING["chat"]
+    # LiteLLM 1.106.2 asks for the whole answer because of its tool, and then takes it for a stream.
+    assert searching_proxies[False].post(path, {**body, **QUESTION, "stream": True}).status_code == 500
+    refused, own = akto.wait_for("record", 2)
+    assert (refused["body"]["statusCode"], own["body"]["statusCode"]) == ("403", "500")
+    assert json.loads(own["body"]["requestPayload"])["body"]["messages"] == QUESTION["messages"]
+
+
+@pytest.mark.parametrize("models", ["gpt-4o-mini", "gpt-4o-mini,claude"])
+def test_text_of_the_clients_own_that_is_refused_at_the_second_gate_gives_one_refusal(
+    gated: GuardedProxy, akto: MockAkto, llm: MockLlm, models: str
+) -> None:
+    response = gated.post("/v1/chat/completions", {**greet(BAD), "model": models})
+    assert response.status_code == 403, response.text
+    assert llm.requests() == []
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "403"

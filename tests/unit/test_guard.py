@@ -1294,6 +1294,44 @@ class TestSecondGate:
         assert content_of(record)["documents"] == ["poison"]
         assert content_of(record)["messages"][0]["content"] == "hello"
 
+    @pytest.mark.parametrize(
+        ("answer", "status", "recorded"),
+        [
+            (ANSWER, 200, ["403", "200"]),
+            ({"error": {}}, 500, ["403", "500"]),
+            (ANSWER, 499, ["403", "499"]),
+            (None, 499, ["403"]),
+            ({"error": {}}, 403, ["403"]),
+        ],
+    )
+    def test_a_request_that_goes_on_after_the_refusal_of_a_further_call_is_recorded_by_itself(
+        self, answer: Any, status: int, recorded: list[str]
+    ) -> None:
+        guarded = Guarded(no_on("poison"), RESPONSE_GUARDRAILS="true")
+        data = marked(chat("hello"))
+        assert self.run(guarded, data, {"model": "finder", "query": "poison"}) is not None
+        assert guarded.guard.checks_answers(data)
+        guarded.finish(data, answer, status)
+        assert [record["statusCode"] for record in guarded.records] == recorded
+        assert content_of(guarded.records[0])["query"] == "poison"
+        assert all(content_of(record)["messages"] == data["messages"] for record in guarded.records[1:])
+
+    def test_after_a_refusal_every_further_call_is_refused(self) -> None:
+        guarded = Guarded(no_on("poison"))
+        data = marked(chat("hello"))
+        assert self.run(guarded, data, {"model": "finder", "query": "poison"}, dict(data)) is not None
+        assert len(guarded.client.checks) == 2
+        assert len(guarded.records) == 1
+
+    def test_a_further_call_nested_too_deeply_leaves_the_exchange_open(self) -> None:
+        guarded = Guarded()
+        data = marked(chat("hello"))
+        refusal = self.run(guarded, data, {"model": "finder", "query": nested(100_000)})
+        assert refusal is not None
+        assert refusal.status == 413
+        guarded.finish(data)
+        assert [record["statusCode"] for record in guarded.records] == ["413", "200"]
+
     def test_new_text_is_masked_in_the_attempt(self) -> None:
         guarded = Guarded(mask("4111-1111-1111-1111", "<CREDIT_CARD>"))
         data = marked(chat("hello"))
