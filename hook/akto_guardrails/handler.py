@@ -66,6 +66,14 @@ _ABANDONED_SECONDS: Final = 2.0
 
 _log: Final = logging.getLogger(__name__)
 
+try:
+    # Seen on 1.106.2 and 1.96.2. Such an error is not counted against the deployment; nothing else asks for the mark.
+    from litellm.router_utils.cooldown_handlers import mark_advisor_orchestration_failure as _is_no_fault_of_the_model
+except ImportError:
+    # 1.83.14 knows no such errors: there, a 503 of the second gate counts as the deployment's.
+    def _is_no_fault_of_the_model(exception: BaseException) -> None:
+        """Nothing can be said about it."""
+
 
 class GuardrailsHandler(CustomLogger):
     """The guard as LiteLLM sees it. One instance for each worker."""
@@ -122,7 +130,9 @@ class GuardrailsHandler(CustomLogger):
             if self._guard.will_check_answer() and mixes_choices(kwargs, kind, partial(_provider_of, kwargs)):
                 self._guard.refuse_mixed_choices()
         except Refusal as refusal:
-            raise HTTPException(refusal.status, refusal.message) from None
+            error = HTTPException(refusal.status, refusal.message)
+            _is_no_fault_of_the_model(error)
+            raise error from None
 
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: KeyHolder, response: object

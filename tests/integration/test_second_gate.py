@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -208,6 +209,26 @@ def test_without_a_verdict_the_fallback_decides_at_the_second_gate_too(
     (record,) = akto.wait_for("record", 1)
     assert record["body"]["statusCode"] == "503"
     assert len(akto.calls("check")) == 1, "LiteLLM's retries cost no further check"
+
+
+def test_an_outage_of_akto_is_not_held_against_the_models(
+    start_proxy: Callable[..., GuardedProxy], akto: MockAkto, llm: MockLlm
+) -> None:
+    wanted = config() | {"router_settings": {}}
+    # LiteLLM keeps away from a deployment that fails for half a minute's requests, where there is another one.
+    wanted["model_list"] = [model for model in wanted["model_list"] for _ in range(2)]
+    proxy = start_proxy(config=wanted, env={"UNREACHABLE_FALLBACK": "fail_closed"})
+    akto.answer("check", {"status": 500, "body": {}})
+    hello = {"messages": [user("hello")]}
+    asked = [("/queue/chat/completions", "gpt-4o-mini", {"priority": 0}), ("/vllm/v1/chat/completions", "vllm", {})]
+    for path, model, more in asked:
+        statuses = [proxy.post(path, {"model": model, **more, **hello}).status_code for _ in range(14)]
+        assert statuses == [503] * 14, path
+    akto.answer_normally("check")
+    time.sleep(1.5)  # until the breaker lets a request ask again
+    for _, model, _ in asked:
+        response = proxy.post("/v1/chat/completions", {"model": model, **hello})
+        assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize(
