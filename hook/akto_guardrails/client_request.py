@@ -24,10 +24,10 @@ class ClientRequest:
 
     `path` is without the root path and what cannot be printed, the names in `headers` are in lower case.
     `has_guarded_turns`: every message on the connection is checked before LiteLLM reads it. `refused`: what the second
-    gate raised for the request. `status`: of the answer, once it has begun; `is_answered`: it was sent to its end.
-    `has_failed`: the application raised an exception. `outcome`: what the guard made of it, None when there was nothing
-    to check. `stream`: the bytes of a streamed answer, about 4 MiB at most, where the guard has put an empty one for
-    them; `is_stream_cut`: there were more.
+    gate raised for the request. `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application raised an
+    exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: the bytes of a
+    streamed answer, about 4 MiB at most, where the guard has put an empty one for them; `is_stream_cut`: there were
+    more. `said`: gives what has been handed on of another kind of stream so far.
     """
 
     is_websocket: bool
@@ -44,6 +44,7 @@ class ClientRequest:
     outcome: Outcome | None = None
     stream: bytearray | None = None
     is_stream_cut: bool = False
+    said: Callable[[], object] | None = None
     _at_end: list[Callable[[], None]] = field(default_factory=list)
 
     def note(self, outcome: Outcome) -> None:
@@ -75,8 +76,9 @@ class ClientRequest:
             self._at_end.append(action)
 
     def end(self) -> None:
-        """The application has returned. The actions are let go: a task that lives on may keep the request alive."""
+        """The application has returned. All else is let go: a task that lives on may keep the request alive."""
         self.has_ended = True
+        self.said = None
         actions, self._at_end = self._at_end, []
         for action in actions:
             action()

@@ -7,6 +7,7 @@ on the instance's own class, so none of them may move to a base class.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
@@ -155,7 +156,7 @@ class GuardrailsHandler(CustomLogger):
                 refused = self._guard.refusal_of_answer_mask(data, body, error)
                 self._show_refusal(data, refused, of_answer=True)
                 raise _for_litellm(refused) from None
-        self._finished(data, response, 200)
+        self._finished_at_end(data, response)
 
     async def async_post_call_streaming_iterator_hook(
         self,
@@ -170,9 +171,10 @@ class GuardrailsHandler(CustomLogger):
         """
         answer = StreamedAnswer()
         status, failure = 200, None
-        has_begun = False
+        has_begun = is_closed = False
         request, task = current_request(), asyncio.current_task()
         if request is not None and task is not None:
+            request.said = answer.body
             request.when_ended(partial(self._stream_left_behind, request, request_data, task))
         checked = self._guard.checks_answers(request_data)
         checking = self._guarded(request_data, response, answer) if checked else None
@@ -185,9 +187,9 @@ class GuardrailsHandler(CustomLogger):
                 has_begun = True
                 yield item
         except (asyncio.CancelledError, GeneratorExit) as end:
-            # LiteLLM closes a Gemini stream whose first event is an error, and answers with the status in that.
-            is_turned_down = isinstance(end, GeneratorExit) and answer.error_status is not None
-            status = 200 if is_turned_down else CLIENT_LEFT
+            # Whoever reads the stream may have had enough of it while the client is there.
+            is_closed = isinstance(end, GeneratorExit)
+            status = 200 if is_closed else CLIENT_LEFT
             if checking is not None:
                 await checking.aclose()
             raise
@@ -203,7 +205,11 @@ class GuardrailsHandler(CustomLogger):
             status, failure = _status_of(error), error
             raise
         finally:
-            self._finished(request_data, answer, status, failure)
+            # LiteLLM closes a Gemini stream whose first event is an error, and answers with the status in that.
+            if is_closed and answer.error_status is None:
+                self._closed_early(request, request_data, answer)
+            else:
+                self._finished(request_data, answer, status, failure)
 
     async def async_post_mcp_tool_call_hook(
         self, kwargs: dict[str, Any], response_obj: McpResult, start_time: object, end_time: object
@@ -246,7 +252,10 @@ class GuardrailsHandler(CustomLogger):
         status = _status_of(original_exception)
         try:
             error = {} if status == CLIENT_LEFT else _error_body(original_exception)
-            self._guard.failed(request_data, error, status)
+            request = current_request()
+            # A later callback may break off a stream.
+            said = None if request is None or request.said is None else request.said()
+            self._guard.failed(request_data, (said if isinstance(said, dict) else {}) | error, status)
         except Exception as failure:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(failure)
 
@@ -380,6 +389,33 @@ class GuardrailsHandler(CustomLogger):
         except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(error)
             return None
+
+    def _finished_at_end(self, data: Mapping[str, object], answer: object) -> None:
+        """`_finished` once the request has ended, with the answer as it is now.
+
+        A callback that comes after this one may make an error of it: then that is what the client gets. What it writes
+        into the answer is for the client alone, such as names in place of those that it hid from the model.
+        """
+        request = current_request()
+        # A connection of turns ends long after each of them.
+        if request is None or request.is_websocket:
+            self._finished(data, answer, 200)
+            return
+        try:
+            body = answer_body(answer)
+            if isinstance(answer, (dict, list)):
+                body = copy.deepcopy(body)
+        except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
+            self._guard.note_internal_error(error)
+        else:
+            request.when_ended(partial(self._finished, data, body, 200))
+
+    def _closed_early(self, request: ClientRequest | None, data: Mapping[str, object], answer: StreamedAnswer) -> None:
+        """Records a stream that was closed before its end, once it is known whether the client was there to the end."""
+        if request is None or request.is_websocket:
+            self._finished(data, answer, CLIENT_LEFT)
+        else:
+            request.when_ended(partial(self._finished, data, answer, 200))
 
     def _finished(
         self, data: Mapping[str, object], answer: object, status: int, failure: Exception | None = None

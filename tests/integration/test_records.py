@@ -6,12 +6,22 @@ import concurrent.futures
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
+from testcontainers.core.network import Network
 
-from integration.containers import AUTH_MODULE, GuardedProxy, MockAkto, MockLlm, chat_body, proxy_config
+from integration.containers import (
+    AUTH_MODULE,
+    READY_SECONDS,
+    GuardedProxy,
+    MockAkto,
+    MockLlm,
+    chat_body,
+    proxy_config,
+)
 from integration.test_chat import answer_body, sent_body
 
 EMBED = {"model": "embed", "input": ["alpha", "beta"]}
@@ -255,3 +265,121 @@ def test_settings_of_a_key_or_a_team_switch_nothing_off(start_proxy: Any, akto: 
     assert proxy.chat("hello").status_code == 200
     assert len(akto.calls("check")) == 2
     akto.wait_for("record", 2)
+
+
+# A callback of the operator's, which LiteLLM calls after the guard.
+LATER = """
+from fastapi import HTTPException
+from litellm.integrations.custom_logger import CustomLogger
+
+class Later(CustomLogger):
+    async def async_post_call_success_hook(self, data, user_api_key_dict, response):
+        asked = str(data.get("messages") or data.get("input"))
+        if "refuse it" in asked:
+            raise HTTPException(400, "an answer the operator does not want")
+        if "put names in" in asked:
+            parts = response["content"] if isinstance(response, dict) else [response.choices[0].message]
+            for part in parts:
+                name = "text" if isinstance(part, dict) else "content"
+                part[name] = part[name].replace("mock model", "Alice Smith")
+        return response
+
+    async def async_post_call_streaming_iterator_hook(self, user_api_key_dict, response, request_data):
+        asked, number = str(request_data.get("messages") or request_data.get("input")), 0
+        async for item in response:
+            number += 1
+            if number == 5 and "refuse it" in asked:
+                raise HTTPException(400, "an answer the operator does not want")
+            if number == 5 and "enough of it" in asked:
+                return
+            yield item
+
+later = Later()
+"""
+APIS = {
+    "chat": ("/v1/chat/completions", "messages", {"model": "gpt-4o-mini"}),
+    "messages": ("/v1/messages", "messages", {"model": "claude", "max_tokens": 9}),
+    "responses": ("/v1/responses", "input", {"model": "gpt-4o-mini"}),
+}
+WORDS = "Hello word0 word1 word2 word3 word4"
+# Items of Anthropic's API are what came on the wire at a time.
+PACE = {"chat": "", "messages": ", slowly", "responses": ""}
+
+
+@pytest.fixture(scope="module")
+def later_proxies(
+    network: Network, session_akto: MockAkto, session_llm: MockLlm, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[bool, GuardedProxy]]:
+    """With the operator's callback, by whether answers are checked."""
+    config = proxy_config(litellm_settings={"callbacks": ["later.later"]})
+    started = {}
+    for checks_answers in (False, True):
+        env = {"RESPONSE_GUARDRAILS": str(checks_answers)}
+        started[checks_answers] = GuardedProxy(
+            network, tmp_path_factory.mktemp("config"), config=config, files={"later.py": LATER}, env=env
+        )
+        started[checks_answers].container.start()
+    yield {key: proxy.wait_until_ready("/health/readiness", READY_SECONDS) for key, proxy in started.items()}
+    for proxy in started.values():
+        proxy.stop()
+
+
+@pytest.fixture(params=[False, True], ids=["answers unchecked", "answers checked"])
+def later(
+    later_proxies: dict[bool, GuardedProxy], akto: MockAkto, llm: MockLlm, request: pytest.FixtureRequest
+) -> GuardedProxy:
+    return later_proxies[request.param]
+
+
+def ask(proxy: GuardedProxy, api: str, text: str, **more: Any) -> requests.Response:
+    path, place, body = APIS[api]
+    return proxy.post(path, {**body, place: [{"role": "user", "content": text}], **more})
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_an_answer_that_a_later_callback_refuses_is_recorded_as_the_error_the_client_got(
+    later: GuardedProxy, akto: MockAkto, api: str
+) -> None:
+    response = ask(later, api, "refuse it")
+    assert response.status_code == 400, response.text
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "400"
+    assert "an answer the operator does not want" in record["body"]["responsePayload"]
+    assert "mock model" not in record["body"]["responsePayload"]
+
+
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_what_a_later_callback_writes_into_an_answer_is_for_the_client_alone(
+    later: GuardedProxy, akto: MockAkto, api: str
+) -> None:
+    response = ask(later, api, "put names in")
+    assert "Alice Smith" in response.text
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "200"
+    assert "Hello from the mock model." in record["body"]["responsePayload"]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_stream_that_a_later_callback_ends_is_no_client_that_left(
+    later: GuardedProxy, akto: MockAkto, llm: MockLlm, api: str
+) -> None:
+    llm.says(text=WORDS)
+    response = ask(later, api, f"enough of it{PACE[api]}", stream=True)
+    assert response.status_code == 200
+    assert "word4" not in response.text
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "200"
+    assert "Hello" in record["body"]["responsePayload"]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_stream_that_a_later_callback_breaks_is_recorded_with_its_error(
+    later: GuardedProxy, akto: MockAkto, llm: MockLlm, api: str
+) -> None:
+    llm.says(text=WORDS)
+    with contextlib.suppress(requests.RequestException):
+        ask(later, api, f"refuse it{PACE[api]}", stream=True)
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "400"
+    assert "an answer the operator does not want" in record["body"]["responsePayload"]
+    assert "Hello" in record["body"]["responsePayload"]
