@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 import orjson
 
+from akto_guardrails.breaker import PROBE_SECONDS
 from akto_guardrails.client_request import ClientRequest, note_request
 from akto_guardrails.exchange import latest
 from akto_guardrails.unchecked import MCP, is_mcp_endpoint, is_unchecked_mcp_method, unchecked_family
@@ -49,7 +51,7 @@ def guarded_application(inner: Application, admits: Callable[[str], bool], roots
                     request.sent(message.get("body", b""), is_last=is_last)
             elif message["type"] == "http.response.start":
                 request.began(message["status"], message.get("headers", ()))
-                message["headers"] = [*message.get("headers", ()), *_outcome_header(request)]
+                message["headers"] = [*message.get("headers", ()), *_outcome_header(request), *_when_to_return(request)]
             return send(message)
 
         try:
@@ -72,6 +74,16 @@ def begin(scope: MutableMapping[str, Any], roots: Sequence[str] = ()) -> ClientR
 def _outcome_header(request: ClientRequest) -> list[tuple[bytes, bytes]]:
     """What the client is told about the guard; nothing where there was nothing to check."""
     return [] if request.outcome is None else [(b"x-akto-guardrails", request.outcome.encode())]
+
+
+def _when_to_return(request: ClientRequest) -> list[tuple[bytes, bytes]]:
+    """How long to wait before trying again, where the client is refused for want of a verdict.
+
+    The SDKs of OpenAI and Anthropic try again twice by themselves, half a second after the first refusal: mostly too
+    early, since a service that fails is asked once a second. LiteLLM, as a client, keeps away for so long.
+    """
+    is_refused = request.is_unverdicted and request.status == 503
+    return [(b"retry-after", str(math.ceil(PROBE_SECONDS)).encode())] if is_refused else []
 
 
 async def _read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:

@@ -24,7 +24,8 @@ class ClientRequest:
 
     `path` is without the root path and what cannot be printed, the names in `headers` are in lower case.
     `has_guarded_turns`: every message on the connection is checked before LiteLLM reads it. `refused`: what the second
-    gate raised for the request. `status`: of the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application raised an
+    gate raised for the request. `is_unverdicted`: it, or its answer, was refused for want of a verdict. `status`: of
+    the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application raised an
     exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: the bytes of a
     streamed answer, about 4 MiB at most, where the guard has put an empty one for them; `is_stream_cut`: there were
     more. `said`: gives what has been handed on of another kind of stream so far.
@@ -37,6 +38,7 @@ class ClientRequest:
     address: str
     has_guarded_turns: bool = False
     refused: Exception | None = None
+    is_unverdicted: bool = False
     status: int | None = None
     is_answered: bool = False
     has_failed: bool = False

@@ -214,7 +214,7 @@ class Guard:
             self._journal.internal_error(error)
             note_outcome("unchecked")
             if self._settings.sync_mode and self._settings.fail_closed:
-                raise Refusal(503, _UNAVAILABLE, judged=False) from None
+                raise _without_verdict(_UNAVAILABLE) from None
             return None
 
     def _refuse_too_deep(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> Key | None:
@@ -423,7 +423,7 @@ class Guard:
             if verdict.cause is Cause.TOO_LARGE:
                 return Refusal(413, _ANSWER_TOO_LARGE if of_answer else _TOO_LARGE, judged=False)
             message = _ANSWER_UNAVAILABLE if of_answer else _UNAVAILABLE
-            return Refusal(503, message, judged=False) if self._settings.fail_closed else None
+            return _without_verdict(message) if self._settings.fail_closed else None
         if verdict.decision is Decision.BLOCK:
             self._journal.violation("blocked", exchange, judgement, of_answer=of_answer)
             return Refusal(403, _blocked_message(verdict.reason), judged=True)
@@ -655,6 +655,14 @@ class Guard:
     def note_internal_error(self, error: BaseException) -> None:
         """Counts and logs a bug of the guard outside a check. The message stays out: it may quote content."""
         self._journal.internal_error(error)
+
+
+def _without_verdict(message: str) -> Refusal:
+    """What UNREACHABLE_FALLBACK=fail_closed makes of a missing verdict."""
+    request = current_request()
+    if request is not None:
+        request.is_unverdicted = True
+    return Refusal(503, message, judged=False)
 
 
 def _may_carry_text(call_type: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from integration.containers import GuardedProxy, MockAkto, MockLlm, chat_body
 
+CLAUDE: Any = {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
 VERDICT = {"Allowed": True, "Modified": False, "ModifiedPayload": "", "Reason": "", "behaviour": ""}
 ALLOW = {"success": True, "message": "", "data": {"success": True, "guardrailsResult": VERDICT}}
 BLOCK = {"success": True, "data": {"guardrailsResult": VERDICT | {"Allowed": False, "behaviour": "block"}}}
@@ -36,6 +37,35 @@ def test_fail_closed_refuses_with_503_in_the_shape_the_sdks_understand(
     records = akto.wait_for("record", 3)
     assert {record["body"]["statusCode"] for record in records} == {"503"}
     assert "502" not in refused.value.message, "the client has no business with Akto's inside"
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+def test_the_sdks_try_again_when_akto_is_asked_again(start_proxy: Any, akto: MockAkto, llm: MockLlm, sdk: str) -> None:
+    proxy: GuardedProxy = start_proxy(env={"UNREACHABLE_FALLBACK": "fail_closed"})
+    akto.answer("check", {"status": 502, "raw_body": "", "times": 5})
+    for path, body in [("/v1/chat/completions", chat_body("hello")), ("/v1/messages", CLAUDE)] * 2:
+        refused = proxy.post(path, body)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    queued = proxy.post("/queue/chat/completions", chat_body("hello", priority=0))
+    assert (queued.status_code, queued.headers["retry-after"]) == (503, "1")
+    # Akto is well again, but not asked before a second has passed: at once, or after half of one, it is too early.
+    began = time.monotonic()
+    if sdk == "openai":
+        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="sk.a", max_retries=1).chat.completions.create(
+            **chat_body("hello")
+        )
+    else:
+        anthropic.Anthropic(base_url=proxy.url, api_key="sk.a", max_retries=1).messages.create(**CLAUDE)
+    assert time.monotonic() - began >= 1
+    assert len(akto.calls("check")) == 6
+
+
+def test_only_a_missing_verdict_names_a_time(shared_proxy: Any, akto: MockAkto, llm: MockLlm) -> None:
+    proxy: GuardedProxy = shared_proxy(UNREACHABLE_FALLBACK="fail_closed")
+    for text, status in (("hello", 200), ("zebra-block", 403), ("word " * 500_000, 413), ("please fail", 500)):
+        response = proxy.chat(text)
+        assert response.status_code == status
+        assert "retry-after" not in response.headers
 
 
 def test_a_redirect_is_not_followed(proxy: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:

@@ -391,3 +391,24 @@ def test_the_bytes_of_a_stream_are_kept_where_they_are_wanted(is_kept: bool) -> 
     served.serve(http())
     assert served.sent == parts
     assert answered == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("is_unverdicted", "status", "told"), [(True, 503, [(b"retry-after", b"1")]), (True, 200, []), (False, 503, [])]
+)
+def test_a_refusal_for_want_of_a_verdict_says_when_to_return(
+    is_unverdicted: bool, status: int, told: list[tuple[bytes, bytes]]
+) -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def inner(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        request = current_request()
+        assert request is not None
+        request.is_unverdicted = is_unverdicted
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(guarded_application(inner, lambda _: True)(http(), lambda: None, send))  # type: ignore[arg-type, return-value]
+    assert sent[0]["headers"] == told
