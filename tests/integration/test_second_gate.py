@@ -215,7 +215,7 @@ def test_an_outage_of_akto_is_not_held_against_the_models(
     start_proxy: Callable[..., GuardedProxy], akto: MockAkto, llm: MockLlm
 ) -> None:
     wanted = config() | {"router_settings": {}}
-    # LiteLLM keeps away from a deployment that fails for half a minute's requests, where there is another one.
+    # LiteLLM keeps away from a deployment that fails more often than not, where there is another one.
     wanted["model_list"] = [model for model in wanted["model_list"] for _ in range(2)]
     proxy = start_proxy(config=wanted, env={"UNREACHABLE_FALLBACK": "fail_closed"})
     akto.answer("check", {"status": 500, "body": {}})
