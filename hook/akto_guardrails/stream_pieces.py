@@ -140,6 +140,9 @@ class Unit:
         piece = self.pieces[0] if len(self.pieces) == 1 else None
         if piece is None or piece.kind != "delta" or _may_be_media(piece.place):
             return None
+        # A name may come again, which does not go on with it.
+        if piece.target[-1:] == ("name",):
+            return None
         # Where text of Gemini's belongs can depend on the number of its chunk.
         if entry(self.data, "candidates") is not None:
             return None

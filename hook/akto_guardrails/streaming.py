@@ -9,26 +9,36 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
-from akto_guardrails.content import Path, answer_body, string_leaves
+from akto_guardrails.content import Path, answer_body, entries_of, string_leaves
 from akto_guardrails.json_text import json_text
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
 from akto_guardrails.stream_pieces import INPUT_AS_TEXT, Piece, Unit, Units, entry, index_of, parsed, replaced
 
 _FINAL_RESPONSES_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
+# How many characters are looked through for streamed texts within those of the last event: some hundredths of a second.
+_MOST_SEARCHED: Final = 16 * 1024 * 1024
+
+
+# The length of a text, and its checksum.
+_Key = tuple[int, int]
 
 
 class StreamedText:
     """All the text of one target that came so far."""
 
-    __slots__ = ("_parts", "length")
+    __slots__ = ("_parts", "_read", "_sum", "length")
 
     def __init__(self) -> None:
         self.length = 0
         self._parts: list[str] = []
+        # The checksum of so many parts: a text that grows is not read from its beginning each time.
+        self._read = 0
+        self._sum = 0
 
     def add(self, text: str) -> None:
         """Appends what came next."""
@@ -37,12 +47,60 @@ class StreamedText:
 
     def __str__(self) -> str:
         if len(self._parts) > 1:
+            if self._read < len(self._parts):
+                self._read = self._sum = 0
+            self._read = min(self._read, 1)
             self._parts = ["".join(self._parts)]
         return self._parts[0] if self._parts else ""
 
     def is_same(self, text: str) -> bool:
         """Whether it is `text`."""
         return self.length == len(text) and str(self) == text
+
+    @property
+    def key(self) -> _Key:
+        """What texts that are the same have in common, and hardly any others."""
+        for position in range(self._read, len(self._parts)):
+            self._sum = _checksum(self._parts[position], self._sum)
+        self._read = len(self._parts)
+        return self.length, self._sum
+
+
+def _checksum(text: str, before: int = 0) -> int:
+    return crc32(text.encode("utf-8", "surrogatepass"), before)
+
+
+class _Owners:
+    """Which targets have which text.
+
+    `changed`: those of which text has come, or may come, between two questions.
+    """
+
+    def __init__(self, texts: Mapping[Path, StreamedText]) -> None:
+        self.changed: dict[Path, None] = {}
+        self._texts = texts
+        self._keys: dict[Path, _Key] = {}
+        self._targets: dict[_Key, dict[Path, None]] = {}
+
+    def of(self, text: str) -> Path | None:
+        """A target that has this very text; of several, the one that has had it for longest."""
+        for target in self.changed:
+            self._note(target, self._texts[target].key)
+        self.changed.clear()
+        alike = self._targets.get((len(text), _checksum(text)), ())
+        return next((target for target in alike if self._texts[target].is_same(text)), None)
+
+    def _note(self, target: Path, key: _Key) -> None:
+        before = self._keys.get(target)
+        if before == key:
+            return
+        if before is not None:
+            alike = self._targets[before]
+            del alike[target]
+            if not alike:
+                del self._targets[before]
+        self._keys[target] = key
+        self._targets.setdefault(key, {})[target] = None
 
 
 class StreamedAnswer:
@@ -59,6 +117,7 @@ class StreamedAnswer:
         self.texts: dict[Path, StreamedText] = {}
         self.alone: dict[str, None] = {}
         self._units = Units()
+        self._owners = _Owners(self.texts)
         # What items are like that only go on with a text, and what there is of it so far.
         self._going_on: tuple[Pattern, StreamedText] | None = None
         self._usage: dict[str, object] = {}
@@ -79,6 +138,7 @@ class StreamedAnswer:
 
     def body(self) -> object:
         """The answer put together; None when nothing came."""
+        self._going_on = None
         self._add(self._units.rest())
         if self._response is not None:
             return self._with_what_it_lacks(answer_body(self._response))
@@ -96,7 +156,11 @@ class StreamedAnswer:
         pieces = [self._placed(piece) if self._is_said_again(piece) else piece for piece in unit.pieces]
         for piece in pieces:
             if piece.kind == "delta":
-                self.texts.setdefault(piece.target, StreamedText()).add(piece.text)
+                text = self.texts.get(piece.target)
+                if text is None:
+                    text = self.texts[piece.target] = StreamedText()
+                text.add(piece.text)
+                self._owners.changed[piece.target] = None
             elif piece.kind == "alone":
                 self.alone[piece.text] = None
         return pieces
@@ -124,12 +188,11 @@ class StreamedAnswer:
         """
         if not isinstance(response, dict):
             return response
-        said = set(string_leaves(response).values())
-        items = {
-            target[:2]
-            for target, text in self.texts.items()
-            if str(text) not in said and not any(str(text) in each for each in said)
-        }
+        items: set[Path] = set()
+        is_said = _saying(response)
+        for target, text in self.texts.items():
+            if target[:2] not in items and not is_said(str(text)):
+                items.add(target[:2])
         lacking = {target: str(text) for target, text in self.texts.items() if target[:2] in items}
         events = self._alone_beside(response)
         if not lacking and not events:
@@ -142,7 +205,7 @@ class StreamedAnswer:
         """The strings that belong nowhere and are not in `body`."""
         if not self.alone:
             return []
-        said = set(string_leaves(body).values())
+        said = set(_strings_in(body))
         return [text for text in self.alone if text not in said]
 
     def _is_said_again(self, piece: Piece) -> bool:
@@ -157,10 +220,37 @@ class StreamedAnswer:
         if known is not None and known.is_same(piece.text):
             return piece._replace(kind="repeat")
         # Events that LiteLLM makes up of a chat stream do not always agree on the place of a text.
-        for target, text in self.texts.items():
-            if text.is_same(piece.text):
-                return piece._replace(target=target)
+        target = self._owners.of(piece.text)
+        if target is not None:
+            return piece._replace(target=target)
         return piece._replace(kind="delta" if known is None and piece.text not in self.alone else "alone")
+
+
+def _saying(body: object) -> Callable[[str], bool]:
+    """Tells of a text whether a string in `body` has it in it; of a text too many to be looked for, that none has."""
+    strings = dict.fromkeys(_strings_in(body))
+    whole = "\0".join(strings)
+    searches = _MOST_SEARCHED // (len(whole) + 1)
+
+    def is_said(text: str) -> bool:
+        nonlocal searches
+        if text in strings:
+            return True
+        searches -= 1
+        return searches >= 0 and text in whole
+
+    return is_said
+
+
+def _strings_in(value: object) -> Iterator[str]:
+    """Every string in `value`, without its place, which would take memory where it is deep."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            yield found
+        else:
+            waiting.extend(child for _, child in entries_of(found))
 
 
 def _list_in(body: Mapping[str, object], name: str) -> list[object]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import akto_guardrails.streaming as streaming_module
 from akto_guardrails.streaming import StreamedAnswer
+from unit.samples import seconds_of
 
 
 def chunk(*choices: SimpleNamespace, **fields: object) -> SimpleNamespace:
@@ -370,3 +373,87 @@ def test_a_malformed_event_does_not_lose_the_rest_of_the_answer(broken: dict[str
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}},
     ]
     assert "Hello" in json.dumps(body_of(sse([*text, broken])))
+
+
+def responses_items(count: int, words: str = "does") -> list[dict[str, Any]]:
+    """So many output items, whose texts are of one length."""
+    return [{"type": "function_call", "name": f"f{i:06}", "arguments": f"{words} {i:06}"} for i in range(count)]
+
+
+def done(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that such items come with when nothing of them is streamed."""
+    kind = "response.output_item.done"
+    return [{"type": kind, "output_index": index, "item": item} for index, item in enumerate(items)]
+
+
+def completed(output: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last event of such an answer."""
+    return {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output}}
+
+
+def tool_list(count: int) -> dict[str, Any]:
+    """The item in which an MCP server says what tools it has."""
+    tools = [{"name": f"tool {i:06}", "description": f"does {i:06}"} for i in range(count)]
+    return {"type": "mcp_list_tools", "server_label": "s", "tools": tools}
+
+
+MANY_TEXTS: list[Callable[[int], list[dict[str, Any]]]] = [
+    lambda count: done(responses_items(count)),
+    # Said again at another place.
+    lambda count: [*done([{}, tool_list(count)]), completed([tool_list(count)])],
+    # Said in other words.
+    lambda count: [*done(responses_items(count)), completed(responses_items(count, "said"))],
+]
+
+
+@pytest.mark.parametrize("stream_of", MANY_TEXTS)
+def test_the_time_for_many_texts_grows_no_faster_than_their_number(
+    stream_of: Callable[[int], list[dict[str, Any]]],
+) -> None:
+    few, many = stream_of(400), stream_of(3_200)
+    assert seconds_of(lambda: body_of(*many)) < 24 * seconds_of(lambda: body_of(*few))
+
+
+def test_a_text_that_comes_again_at_another_place_once_it_has_grown_is_known() -> None:
+    delta = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0}
+    again = {"type": "response.output_text.done", "output_index": 7, "content_index": 0}
+    body = body_of(
+        {**delta, "delta": "Hel"},
+        {**again, "text": "Hel"},
+        {**delta, "delta": "lo"},
+        {**again, "text": "Hello"},
+        {**delta, "delta": " \ud83d"},
+        {**delta, "delta": "\ude00"},
+        {**again, "text": "Hello \ud83d\ude00"},
+        {**again, "text": "Hel"},
+    )
+    assert body == {
+        "output": [{"content": [{"text": "Hello \ud83d\ude00"}]}, {"content": [{"text": "Hel"}]}],
+    }
+
+
+def test_texts_are_told_apart_whose_checksums_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming_module, "crc32", lambda *_: 0)
+    events = [*done(responses_items(3)), completed(responses_items(3))]
+    assert body_of(*events[:-1]) == {
+        "output": [{"name": f"f00000{i}", "arguments": f"does 00000{i}", "type": "function_call"} for i in range(3)]
+    }
+    assert body_of(*events) == events[-1]["response"]
+
+
+def test_what_is_too_much_to_be_looked_for_in_the_last_event_is_listed_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streamed = [{"type": "response.output_text.delta", "output_index": i, "delta": f"part {i}"} for i in range(2)]
+    whole = [{"type": "message", "content": [{"text": f"a part {i} and more"}]} for i in range(2)]
+    assert body_of(*streamed, completed(whole))["output"] == whole
+    monkeypatch.setattr(streaming_module, "_MOST_SEARCHED", 60)
+    assert body_of(*streamed, completed(whole))["output"] == [
+        *whole,
+        {"type": "message", "content": [{"text": "part 1"}]},
+    ]
+
+
+def test_the_name_of_a_tool_that_comes_again_alone_is_not_added_to_it() -> None:
+    named = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "search"}}]}}]}
+    assert body_of(named, named, named) == body_of(named)
