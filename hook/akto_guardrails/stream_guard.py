@@ -323,7 +323,7 @@ class _Answer:
             kind = entry(unit.data, "type")
             if getattr(kind, "value", kind) not in _OPENING or any(piece.kind != "alone" for piece in pieces):
                 return
-            yield unit.with_texts({piece.place: "" for piece in pieces}) if pieces else unit.item
+            yield unit.emptied() if pieces else unit.item
 
     def could_release(self) -> bool:
         """Whether a check would release anything if nobody objected."""

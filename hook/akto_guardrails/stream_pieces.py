@@ -61,6 +61,9 @@ _OPAQUE: Final = frozenset(
 )
 _MEDIA_HOLDERS: Final = frozenset({"audio", "image_url", "inlineData", "inline_data", "source"})
 _BASE64: Final = re.compile(r"(?:data:[\w.+-]+/[\w.+-]+;base64,)?[A-Za-z0-9+/]{256,}={0,2}")
+# Objects and lists so far down in the whole answer are read as JSON text: places of their own for the strings in them
+# would take memory without bounds where many are nested deeply.
+_DEEPEST: Final = 32
 # The tokens of the text once more, one by one. Left out of a check, and out of an item whose text is masked.
 _LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
 # What a Responses object repeats of the request, which was checked as such.
@@ -152,7 +155,7 @@ class Unit:
     def with_texts(self, texts: Mapping[Path, str]) -> object:
         """A copy of the item with the strings at these places replaced, and without log probabilities of tokens.
 
-        Raises `UnmappableMask` when what a tool is called with is no object any more.
+        Raises `UnmappableMask` when what is read as JSON text is no object, or no list, any more.
         """
         changes = {place: self._in_place(place, text) for place, text in texts.items()}
         data = replaced(self.data, dict(_without_logprobs(self.data, ())) | changes)
@@ -162,13 +165,20 @@ class Unit:
         frame = _with_payload(_as_bytes(self.item), payload)
         return frame if isinstance(self.item, bytes) else frame.decode("utf-8", "surrogatepass")
 
+    def emptied(self) -> object:
+        """A copy of the item without its text."""
+        return self.with_texts(
+            {piece.place: _nothing_like(standing_at(self.data, piece.place)) for piece in self.pieces}
+        )
+
     def _in_place(self, place: Path, text: str) -> object:
-        """`text` as what stands at `place` now: a string, or the object that a tool is called with."""
-        if not _is_tool_input(self.data, place):
+        """`text` as what stands at `place` now: a string, or an object or a list that is read as JSON text."""
+        standing = standing_at(self.data, place)
+        if isinstance(standing, str):
             return text
         data = parsed(text)
-        if not isinstance(data, dict):
-            raise UnmappableMask("the mask leaves no object to call a tool with")
+        if not isinstance(data, dict if isinstance(standing, dict) else list):
+            raise UnmappableMask("the mask leaves no JSON in the place of an object or a list")
         return data
 
     def _read(self, serial: int) -> None:
@@ -288,6 +298,12 @@ class Unit:
             if value:
                 self.pieces.append(Piece(kind, place, (*target[:-1], INPUT_AS_TEXT[key]), json_text(value)))
         elif value is not None and key not in _LOGPROBS:
+            if len(target) >= _DEEPEST and isinstance(value, (dict, list, tuple)):
+                text = json_text(value)
+                # Numbers alone say nothing.
+                if '"' in text:
+                    self.pieces.append(Piece(kind, place, target, text))
+                return
             is_list = isinstance(value, (list, tuple))
             for name, child in _children(value):
                 if child is not None:
@@ -362,16 +378,35 @@ def replaced(value: Any, changes: Mapping[Path, object]) -> Any:
     """A copy of `value` with what stands at these places replaced. It shares everything else with `value`."""
     if () in changes:
         return changes[()]
-    below: dict[Any, dict[Path, object]] = {}
+    below: dict[Any, Any] = {}
     for place, change in changes.items():
-        below.setdefault(place[0], {})[place[1:]] = change
+        level = below
+        for key in place[:-1]:
+            level = level.setdefault(key, {})
+            if isinstance(level, _Change):
+                break
+        else:
+            level[place[-1]] = _Change(change)
+    return _with_changes(value, below)
+
+
+class _Change(NamedTuple):
+    new: object
+
+
+def _with_changes(value: Any, below: Mapping[Any, Any]) -> Any:
+    """The same for changes as a tree."""
     holder = list(value) if isinstance(value, tuple) else copy.copy(value)
     for key, inner in below.items():
         if isinstance(holder, (dict, list)):
-            holder[key] = replaced(holder[key], inner)
+            holder[key] = _changed(holder[key], inner)
         else:
-            setattr(holder, key, replaced(getattr(holder, key), inner))
+            setattr(holder, key, _changed(getattr(holder, key), inner))
     return holder
+
+
+def _changed(value: Any, change: _Change | Mapping[Any, Any]) -> Any:
+    return change.new if isinstance(change, _Change) else _with_changes(value, change)
 
 
 def _without_logprobs(value: Any, place: Path) -> Iterator[tuple[Path, object]]:
@@ -407,13 +442,19 @@ def index_of(value: Any, name: str, otherwise: int) -> int:
     return index if type(index) is int else otherwise
 
 
-def _is_tool_input(data: Any, place: tuple[Any, ...]) -> bool:
-    """Whether an object that a tool is called with stands at this place."""
-    if not place or place[-1] not in INPUT_AS_TEXT:
-        return False
-    for key in place:
-        data = data[key] if isinstance(data, (dict, list, tuple)) else entry(data, str(key))
-    return isinstance(data, dict)
+def standing_at(data: Any, place: tuple[Any, ...]) -> Any:
+    """What stands at a place; None where nothing does."""
+    try:
+        for key in place:
+            data = data[key] if isinstance(data, (dict, list, tuple)) else entry(data, str(key))
+    except (LookupError, TypeError):
+        return None
+    return data
+
+
+def _nothing_like(value: object) -> str:
+    """An empty string, object or list in the place of `value`, as text."""
+    return "" if isinstance(value, str) else "{}" if isinstance(value, dict) else "[]"
 
 
 def _is_opaque(place: Path, text: str) -> bool:

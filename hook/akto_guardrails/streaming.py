@@ -13,11 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from akto_guardrails.content import Path, answer_body, entries_of, string_leaves
+from akto_guardrails.content import Path, answer_body, entries_of
 from akto_guardrails.json_text import json_text
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
-from akto_guardrails.stream_pieces import INPUT_AS_TEXT, Piece, Unit, Units, entry, index_of, parsed, replaced
+from akto_guardrails.stream_pieces import (
+    INPUT_AS_TEXT,
+    Piece,
+    Unit,
+    Units,
+    entry,
+    index_of,
+    parsed,
+    replaced,
+    standing_at,
+)
 
 _FINAL_RESPONSES_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
 # How many characters are looked through for streamed texts within those of the last event: some hundredths of a second.
@@ -323,10 +333,13 @@ def _joined(part: Any) -> Any:
 
 
 class Source(NamedTuple):
-    """Where a string of an assembled body comes from: a target of streamed text, and a place in it if it is JSON."""
+    """Where a string of an assembled body comes from: a target of streamed text.
+
+    `is_json`: the text is JSON, and what it says stands in the body in its place.
+    """
 
     target: Path
-    place: Path = ()
+    is_json: bool = False
 
 
 class _Leaf(NamedTuple):
@@ -337,7 +350,7 @@ class _Leaf(NamedTuple):
 def assembled(
     texts: Mapping[Path, str], facts: Mapping[Path, Mapping[str, object]], alone: Sequence[str]
 ) -> tuple[dict[str, object], dict[Path, Source]]:
-    """The body of an answer that consists of these texts by their target, and the sources of its strings by their path.
+    """The body of an answer that consists of these texts by their target, and the sources of its text by their path.
 
     `facts`: names and ids by the target of what they belong to; they are taken in where there is text. Strings that
     stand `alone` are listed as `events`, their target being `("events", index)`.
@@ -360,15 +373,27 @@ def changed_texts(
 ) -> dict[Path, str]:
     """The new text of each target that `changes` to an assembled body touch. Raises `UnmappableMask`."""
     within: dict[Path, dict[Path, object]] = {}
+    # How long the paths are that JSON stands at.
+    lengths = {len(path) for path, source in sources.items() if source.is_json}
     for path, text in changes.items():
-        if path not in sources:
-            raise UnmappableMask("the mask changes what is no text of the answer")
-        source = sources[path]
-        within.setdefault(source.target, {})[source.place] = text
+        source, place = _source_of(path, sources, lengths)
+        within.setdefault(source.target, {})[place] = text
     return {
         target: str(places[()]) if () in places else _replaced_in_json(texts[target], places)
         for target, places in within.items()
     }
+
+
+def _source_of(path: Path, sources: Mapping[Path, Source], lengths: Iterable[int]) -> tuple[Source, Path]:
+    """Where the string at `path` comes from, and its place in that if it is JSON."""
+    source = sources.get(path)
+    if source is not None and not source.is_json:
+        return source, ()
+    for length in lengths:
+        source = sources.get(path[:length])
+        if source is not None and source.is_json and length < len(path):
+            return source, path[length:]
+    raise UnmappableMask("the mask changes what is no text of the answer")
 
 
 def _replaced_in_json(text: str, changes: Mapping[Path, object]) -> str:
@@ -381,6 +406,10 @@ def _replaced_in_json(text: str, changes: Mapping[Path, object]) -> str:
         return f"{name}{len(numbers) - 1}"
 
     data = json.loads(text, parse_int=named, parse_float=named)
+    for place in changes:
+        standing = standing_at(data, place)
+        if not isinstance(standing, str) or standing.startswith(name):
+            raise UnmappableMask("the mask changes what is no text of the answer")
     return re.sub(f'"{name}([0-9]+)"', lambda found: numbers[int(found[1])], json_text(replaced(data, changes)))
 
 
@@ -416,7 +445,7 @@ def _with_input(block: dict[str, Any], path: Path, sources: dict[Path, Source]) 
         value = block.pop(as_text)
         del sources[(*path, as_text)]
         data = parsed(value)
-        block[name] = data if isinstance(data, dict) else value
-        for place in string_leaves(data) if isinstance(data, dict) else [()]:
-            sources[(*path, name, *place)] = Source(source.target, place)
+        is_json = isinstance(data, dict)
+        block[name] = data if is_json else value
+        sources[(*path, name)] = Source(source.target, is_json)
     return block

@@ -18,6 +18,7 @@ from akto_guardrails.content import Path, string_leaves
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_guard import Window, guarded
 from akto_guardrails.streaming import StreamedAnswer
+from unit.samples import nested
 
 CARD = re.compile(r"\d{4}-\d{4}")
 Item = Any
@@ -275,6 +276,31 @@ def test_before_a_block_comes_that_an_answer_has_begun_and_no_text_with_it(windo
         opened("response.created", truncation="", **echo),
         opened("response.in_progress", note={"text": ""}),
     ]
+
+
+def test_before_a_block_nothing_of_what_is_nested_deeply_comes_out() -> None:
+    created, *_, blocked = released([opened("response.created", note=nested("FORBIDDEN"))], Judge(), BUFFER)
+    assert isinstance(blocked, Blocked)
+    assert created == opened("response.created", note=nested([], depth=30, times=1))
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+def test_what_is_nested_deeply_is_masked(window: Window | None) -> None:
+    (out,) = released([chunk(field=nested("a 1234-5678", times=3))], Judge(), window)
+    assert out == chunk(field=nested("a [CARD]", times=3))
+    (out,) = released([chunk(field=nested("FORBIDDEN"))], Judge(), window)
+    assert isinstance(out, Blocked)
+
+
+@pytest.mark.parametrize("path", [("input",), ("input", "q"), ("input", "q", 1), ("input", "r"), ()])
+def test_a_mask_of_what_is_no_text_of_a_tools_input_is_refused(path: Path) -> None:
+    async def judge(_: object) -> Mapping[Path, str]:
+        return {("content", 0, *path): "[CARD]"}
+
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f", "input": {}}}
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"partial_json": '{"q": ["a", 7]}'}}
+    (out,) = released([block, delta], judge, BUFFER)  # type: ignore[arg-type]
+    assert isinstance(out, UnmappableMask)
 
 
 def test_what_begins_an_answer_comes_out_once() -> None:

@@ -6,12 +6,15 @@ import copy
 import json
 import random
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pieces import Unit, Units, replaced
+from unit.samples import nested
 
 
 def event(data: object, end: str = "\n") -> bytes:
@@ -296,3 +299,34 @@ def test_a_long_event_in_many_parts_takes_no_longer_than_its_length() -> None:
         assert not list(units.of(b"abcdefghij"))
     assert len(list(units.of(b"\n\n"))) == 1
     assert time.perf_counter() - started < 5
+
+
+def in_field(value: object) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"field": value}}]}
+
+
+def test_what_is_nested_deeply_is_read_as_json_text() -> None:
+    (piece,) = Unit(in_field(nested({"a": "x", "logprobs": "y"}, times=1)), 1).pieces
+    assert (piece.kind, piece.target[:4]) == ("delta", ("choices", 0, "message", "field"))
+    assert len(piece.place) == len(piece.target) == 32
+    assert json.loads(piece.text) == nested({"a": "x", "logprobs": "y"}, depth=404 - 32, times=1)
+    assert Unit(in_field(nested(7)), 1).pieces == []
+    assert Unit(in_field(nested({}, times=1)), 1).pieces == []
+
+
+@pytest.mark.parametrize("holder", [lambda value: [value], lambda value: {"a": value}])
+def test_what_is_nested_deeply_is_masked_and_stays_what_it_is(holder: Callable[[object], object]) -> None:
+    def item(text: str) -> object:
+        value: object = text
+        for _ in range(40):
+            value = holder(value)
+        return in_field(value)
+
+    unit = Unit(item("secret"), 1)
+    (piece,) = unit.pieces
+    assert unit.with_texts({piece.place: piece.text.replace("secret", "***")}) == item("***")
+    for broken in ("", "***", '"***"', "7", '{"b": 1}' if piece.text.startswith("[") else "[1]"):
+        with pytest.raises(UnmappableMask):
+            unit.with_texts({piece.place: broken})
+    assert "secret" not in str(unit.emptied())
+    assert unit.item == item("secret")

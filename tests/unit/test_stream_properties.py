@@ -49,6 +49,13 @@ ITEMS = st.one_of(
 )
 
 
+def deep(value: Any) -> Any:
+    """An item with `value` far down in it."""
+    for _ in range(40):
+        value = [value]
+    return {"choices": [{"delta": {"field": value}}]}
+
+
 def at(value: Any, place: tuple[Any, ...]) -> Any:
     """What stands at `place`."""
     for key in place:
@@ -56,7 +63,7 @@ def at(value: Any, place: tuple[Any, ...]) -> Any:
     return value
 
 
-@given(ITEMS, st.data())
+@given(ITEMS | ANYTHING.map(deep), st.data())
 @example({"candidates": [{"content": {"parts": {"a": "text"}}}]}, None)
 @example({"choices": ["text"]}, None)
 def test_every_text_of_an_item_is_one_of_its_pieces(item: Any, data: st.DataObject | None) -> None:
@@ -71,15 +78,20 @@ def test_every_text_of_an_item_is_one_of_its_pieces(item: Any, data: st.DataObje
     assert {text for text in texts_outside(item) if text} <= found
     if data is not None and unit.pieces:
         piece = data.draw(st.sampled_from(unit.pieces))
-        masked = {"text": "<MASKED>"} if isinstance(at(item, piece.place), dict) else "<MASKED>"
+        masked = in_place_of(at(item, piece.place), "<MASKED>")
         changed = unit.with_texts({piece.place: as_text(masked)})
         # Log probabilities go as a whole.
         assert "logprobs" in piece.place or at(changed, piece.place) == masked
         assert as_text(at(item, piece.place)) == piece.text
 
 
+def in_place_of(value: Any, mask: str) -> Any:
+    """`mask`, in an object or a list where one stands."""
+    return {"masked": mask} if isinstance(value, dict) else [mask] if isinstance(value, list) else mask
+
+
 def as_text(value: Any) -> str:
-    """A string, or what a tool is called with, as a piece has it."""
+    """A string, or what a tool is called with or stands deep in an item, as a piece has it."""
     return value if isinstance(value, str) else json_text(value)
 
 
@@ -129,8 +141,7 @@ def test_a_masked_event_is_an_event_that_says_the_rest(event: str, is_text: bool
     units = Units()
     for unit in [*units.of(raw), *units.rest()]:
         for piece in unit.pieces[:2]:
-            # What a tool is called with stays an object.
-            masked = {"masked": mask} if piece.place and isinstance(at(unit.data, piece.place), dict) else mask
+            masked = in_place_of(at(unit.data, piece.place), mask)
             changed = Unit(unit.with_texts({piece.place: as_text(masked)}), 1)
             # Log probabilities go as a whole.
             if piece.place and "logprobs" not in piece.place:

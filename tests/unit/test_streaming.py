@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import akto_guardrails.streaming as streaming_module
+from akto_guardrails.json_text import json_text
 from akto_guardrails.streaming import StreamedAnswer
-from unit.samples import seconds_of
+from unit.samples import memory_of, nested, seconds_of
 
 
 def chunk(*choices: SimpleNamespace, **fields: object) -> SimpleNamespace:
@@ -457,3 +458,17 @@ def test_what_is_too_much_to_be_looked_for_in_the_last_event_is_listed_once_more
 def test_the_name_of_a_tool_that_comes_again_alone_is_not_added_to_it() -> None:
     named = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "search"}}]}}]}
     assert body_of(named, named, named) == body_of(named)
+
+
+def test_many_strings_nested_deeply_take_little_memory() -> None:
+    def memory(depth: int) -> int:
+        text = json_text({"q": nested("x", depth)})
+        block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+        tool = [
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": text}},
+        ]
+        field = {"choices": [{"index": 0, "delta": {"field": nested("x", depth)}}]}
+        return memory_of(lambda: body_of(*tool)) + memory_of(lambda: body_of(field))
+
+    assert memory(400) < 3 * memory(10)
