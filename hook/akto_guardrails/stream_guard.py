@@ -30,6 +30,8 @@ Rest = Callable[[Iterable[object]], None]
 Passed = Callable[[], None]
 
 _MOST_READ_AHEAD: Final = 64
+# How many items are made ready in one go, masked ones among them: at most some milliseconds of work.
+_IN_ONE_GO: Final = 64
 _LATE: Final = object()
 _END: Final = object()
 # Events of the Responses API that only say that an answer begins. OpenAI's SDK knows no error before the first.
@@ -72,7 +74,7 @@ def guarded(
 
 async def _held(items: AsyncIterator[object], answer: _Answer, rest: Rest) -> AsyncGenerator[object, None]:
     originals: deque[object] = deque()
-    out = originals
+    out: deque[object] | None = None
     failure: Exception | None = None
     coming = aiter(items)
     try:
@@ -86,15 +88,15 @@ async def _held(items: AsyncIterator[object], answer: _Answer, rest: Rest) -> As
                 break
             answer.take(item)
             originals.append(item)
-        released = await answer.ended()
-        if answer.is_changed:
-            out = deque(released)
+        await answer.end()
+        out = await answer.rest() if answer.is_changed else originals
+        answer.forget()
         while out:
             yield out.popleft()
         if failure is not None:
             raise failure
     except (asyncio.CancelledError, GeneratorExit):
-        rest(out)
+        rest(answer.dropped() if out is None else out)
         raise
     except Exception:  # passed on
         for item in answer.opening():
@@ -125,7 +127,8 @@ async def _windowed(
                 deadline = None
             if is_late or deadline is None:
                 deadline = clock() + window.seconds if answer.unjudged else None
-        out += await answer.ended()
+        await answer.end()
+        out += await answer.rest()
         while out:
             yield out.popleft()
         if reader.failure is not None:
@@ -281,6 +284,9 @@ class _Answer:
         # Strings that stand alone by what became of them, and those of them that were not judged yet.
         self._alone: dict[str, str] = {}
         self._new_alone: list[str] = []
+        # What is ready to be released while more is made so, and what has yet to be.
+        self._ready: deque[object] = deque()
+        self._releasing: Iterator[object] = iter(())
 
     @property
     def holds_text(self) -> bool:
@@ -291,22 +297,41 @@ class _Answer:
         for unit in self._units.of(item):
             self._hold(unit)
 
-    async def checked(self) -> list[object]:
+    async def checked(self) -> deque[object]:
         """Judges what is held, and gives what of it may be released."""
         if self.holds_text:
             await self._check()
-        return list(self._released(self._releasable()))
+        return await self._ready_of(self._releasable())
 
-    async def ended(self) -> list[object]:
-        """The same for all that is held, now that no more will come."""
+    async def end(self) -> None:
+        """Judges what is held, now that no more will come: all of it may be released."""
         for unit in self._units.rest():
             self._hold(unit)
         if self.holds_text:
             await self._check()
-        return list(self._released(len(self._held)))
+
+    async def rest(self) -> deque[object]:
+        """All that is held, once it was judged."""
+        return await self._ready_of(len(self._held))
+
+    def forget(self) -> None:
+        """Holds nothing any more."""
+        self._held.clear()
+
+    async def _ready_of(self, count: int) -> deque[object]:
+        """The first held units, so many of them, as they may be released."""
+        self._releasing = self._released(count)
+        for number, item in enumerate(self._releasing, 1):
+            self._ready.append(item)
+            if number % _IN_ONE_GO == 0:
+                await asyncio.sleep(0)
+        ready, self._ready = self._ready, deque()
+        return ready
 
     def dropped(self) -> Iterator[object]:
         """All that is held, when nobody wants it any more: unjudged text as it came."""
+        yield from self._ready
+        yield from self._releasing
         self._spans = self._spans_of_held()
         for target, (old, new) in self._masked.items():
             span = self._spans[target]

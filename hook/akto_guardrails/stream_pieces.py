@@ -110,11 +110,24 @@ class Piece(NamedTuple):
     text: str
 
 
-class Continued(NamedTuple):
+class Continued:
     """Units like one whose only piece is `piece`, with other text."""
 
-    pattern: Pattern
-    piece: Piece
+    __slots__ = ("_data", "_logprobs", "pattern", "piece")
+
+    def __init__(self, pattern: Pattern, piece: Piece, data: Any) -> None:
+        """`data`: what the first of them carries."""
+        self.pattern = pattern
+        self.piece = piece
+        self._data = data
+        self._logprobs: Mapping[Path, object] | None = None
+
+    @property
+    def without_logprobs(self) -> Mapping[Path, object]:
+        """What takes log probabilities of tokens out of each of them, looked for in one of them only."""
+        if self._logprobs is None:
+            self._logprobs = dict(_without_logprobs(self._data, ()))
+        return self._logprobs
 
 
 class Unit:
@@ -123,7 +136,7 @@ class Unit:
     `goes_on`: it differs from the one before it in its text alone, and its facts are left out, being the same.
     """
 
-    __slots__ = ("data", "facts", "goes_on", "item", "pieces")
+    __slots__ = ("_before", "data", "facts", "goes_on", "item", "pieces")
 
     def __init__(self, item: object, serial: int, before: Continued | None = None) -> None:
         """`before`: how the unit before it goes on."""
@@ -133,6 +146,7 @@ class Unit:
         self.data: Any = _data_of_frame(_as_bytes(item)) if isinstance(item, (bytes, str)) else item
         text = None if before is None else before.pattern.text_in(self.data)
         self.goes_on = text is not None
+        self._before = before if self.goes_on else None
         if before is None or text is None:
             self._read(serial)
         elif text:
@@ -150,7 +164,7 @@ class Unit:
         if entry(self.data, "candidates") is not None:
             return None
         pattern = Pattern.of(self.data, piece.place)
-        return None if pattern is None else Continued(pattern, piece)
+        return None if pattern is None else Continued(pattern, piece, self.data)
 
     def with_texts(self, texts: Mapping[Path, str]) -> object:
         """A copy of the item with the strings at these places replaced, and without log probabilities of tokens.
@@ -158,7 +172,9 @@ class Unit:
         Raises `UnmappableMask` when what is read as JSON text is no object, or no list, any more.
         """
         changes = {place: self._in_place(place, text) for place, text in texts.items()}
-        data = replaced(self.data, dict(_without_logprobs(self.data, ())) | changes)
+        before = self._before
+        unsaid = dict(_without_logprobs(self.data, ())) if before is None else before.without_logprobs
+        data = replaced(self.data, {**unsaid, **changes})
         if not isinstance(self.item, (bytes, str)):
             return data
         payload = data.encode("utf-8", "replace") if () in texts else json_bytes(data)

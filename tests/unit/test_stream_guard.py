@@ -712,6 +712,41 @@ def test_a_stream_is_closed_however_often_its_reader_is_cancelled(window: Window
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("window", [BUFFER, Window(1_000_000, 12, 60)])
+def test_others_are_served_while_masks_are_applied(window: Window | None) -> None:
+    def turns(count: int) -> int:
+        """How often others get their turn between the verdict on so many items and the first of them."""
+
+        async def main() -> int:
+            judge, taken = Noting(), 0
+            out = guarded(stream([chunk(content="1234-5678 ")] * count), judge, window)
+
+            async def read() -> None:
+                await anext(out)
+
+            reading = asyncio.create_task(read())
+            async with asyncio.timeout(60):
+                await judge.asked.wait()
+            while not reading.done():
+                taken += 1
+                await asyncio.sleep(0)
+            await out.aclose()
+            return taken
+
+        return asyncio.run(main())
+
+    assert turns(4_000) > turns(500) + 40
+
+
+def test_log_probabilities_go_from_every_item_of_one_shape() -> None:
+    items = [chunk(content="1234-"), chunk(content="5678"), chunk(content=" 1234-5678")]
+    for item in items:
+        item.choices[0].logprobs = "1234"
+    out = released(items, Judge(), BUFFER)
+    assert chat_text(out) == "[CARD] [CARD]"
+    assert "1234" not in repr(out)
+
+
 class Left:
     """A stream that pauses after some items, and a reader who leaves: what it got, and what nobody got."""
 
@@ -749,7 +784,7 @@ class Left:
         assert self.is_closed
         return self
 
-    def cancelled(self, judge: Any, when: asyncio.Event) -> Left:
+    def cancelled(self, judge: Any, when: asyncio.Event, after: int = 100) -> Left:
         """Cancelled, at every wait from then on, as a server does that has lost its client."""
 
         async def read() -> None:
@@ -760,7 +795,7 @@ class Left:
             async with anyio.create_task_group() as group:
                 group.start_soon(read)
                 await when.wait()
-                for _ in range(100):
+                for _ in range(after):
                     await asyncio.sleep(0)
                 group.cancel_scope.cancel()
             assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -783,6 +818,19 @@ class Hanging(Judge):
         if len(self.bodies) == self._number:
             self.asked.set()
             await asyncio.sleep(60)
+        return changes
+
+
+class Noting(Judge):
+    """Says when it gives its first verdict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def __call__(self, body: object) -> Mapping[Path, str]:
+        changes = await super().__call__(body)
+        self.asked.set()
         return changes
 
 
@@ -831,6 +879,15 @@ class TestWhatNobodyGets:
         items, judge = chat(WORDS), Hanging()
         left = Left(items, BUFFER, ends=True).cancelled(judge, judge.asked)
         assert (left.out, left.rest) == ([], items)
+
+    @pytest.mark.parametrize("window", [BUFFER, Window(1_000_000, 12, 60)])
+    def test_while_masks_are_applied(self, window: Window | None) -> None:
+        items = [chunk(content=part) for part in ["a 1234-", "5678 b "] * 2_000]
+        judge = Noting()
+        left = Left(items, window, ends=True).cancelled(judge, judge.asked, after=20)
+        assert left.out == []
+        assert chat_text(left.rest) == "a [CARD] b " * 2_000
+        assert len(left.rest) == len(items)
 
     @pytest.mark.parametrize("size", [50, 100])
     def test_of_bytes_in_the_middle_of_an_event(self, size: int) -> None:
