@@ -7,7 +7,6 @@ on the instance's own class, so none of them may move to a base class.
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
@@ -23,7 +22,7 @@ from litellm.proxy._types import ProxyException
 
 from akto_guardrails.checker import Judgement
 from akto_guardrails.client_request import ClientRequest, Outcome, current_request
-from akto_guardrails.content import Path, answer_body
+from akto_guardrails.content import Path, answer_body, copy_of
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal, outcome_of
 from akto_guardrails.identity import KeyHolder
@@ -404,7 +403,7 @@ class GuardrailsHandler(CustomLogger):
         try:
             body = answer_body(answer)
             if isinstance(answer, (dict, list)):
-                body = copy.deepcopy(body)
+                body = copy_of(body)
         except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(error)
         else:

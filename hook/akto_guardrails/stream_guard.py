@@ -379,7 +379,6 @@ class _Answer:
         self._passed()
         self.is_changed = self.is_changed or bool(changes)
         self._new_alone.clear()
-        self.judged += self.unjudged
         self.unjudged = 0
 
     def _spans_of_held(self) -> dict[Path, _Span]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from akto_guardrails.content import content_of
+from akto_guardrails.content import content_of, copy_of
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.omissions import note_on_bytes
 
@@ -47,7 +47,7 @@ class Subject:
         """What masks are written into. Copied late: not for what is refused."""
         if self.own_target is not None:
             return self.own_target
-        copied: dict[str, Any] = _copy_of(self.content)
+        copied: dict[str, Any] = copy_of(self.content)
         return copied
 
     def masked_content(self) -> dict[str, Any]:
@@ -126,13 +126,6 @@ def _document(data: dict[str, Any]) -> Subject | None:
         data["file_data"] = (name, masked["file"]["text"].encode(), media_type)
 
     return Subject(content, None, hand_back=hand_back)
-
-
-def _copy_of(value: Any) -> Any:
-    """`value` with objects and lists of its own, which masks are written into; `deepcopy` takes five times as long."""
-    if isinstance(value, dict):
-        return {key: _copy_of(child) for key, child in value.items()}
-    return [_copy_of(child) for child in value] if isinstance(value, list) else value
 
 
 def _must_be_same(masked: object, name: object) -> None:
