@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from akto_guardrails.envelope import fitted
+from akto_guardrails.envelope import LONGEST_STRING, fitted
 from akto_guardrails.identity import Identity, call_id_of
 
 if TYPE_CHECKING:
@@ -59,9 +59,15 @@ class Exchange:
     refused_within: int = 0
     judgement: Judgement | None = None
 
-    @cached_property
+    @property
     def fitted_request(self) -> str:
         """`request_payload` as the service takes it. Each check of an answer needs it, and a stream has a thousand."""
+        # Looked at each time rather than kept, where it is short.
+        is_short = 2 * len(self.request_payload) <= LONGEST_STRING
+        return self.request_payload if is_short else self._fitted
+
+    @cached_property
+    def _fitted(self) -> str:
         return fitted(self.request_payload)
 
 
