@@ -400,11 +400,12 @@ class Guard:
             refusal = self._refusal_of(judgement, exchange)
             if refusal is not None:
                 self._refuse(exchange, refusal)
-            if judgement.changes and exchange.call_type in _PASSED_THROUGH and _is_sent_as_read():
-                raise UnmappableMask("LiteLLM sends the body of this route as it was before the check")
-            apply_mask(subject.target, subject.content, judgement.changes)
-            if judgement.changes and subject.hand_back is not None:
-                subject.hand_back(subject.target)
+            if judgement.changes:
+                if exchange.call_type in _PASSED_THROUGH and _is_sent_as_read():
+                    raise UnmappableMask("LiteLLM sends the body of this route as it was before the check")
+                apply_mask(subject.target, subject.content, judgement.changes)
+                if subject.hand_back is not None:
+                    subject.hand_back(subject.target)
         except UnmappableMask as error:
             self._journal.unmappable(exchange, error)
             exchange = replace(exchange, judgement=judgement or _UNAPPLIED)

@@ -242,9 +242,9 @@ def test_what_comes_between_an_answer_and_who_waits_for_it_changes_nothing() -> 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        connection = HttpConnection(loop, 1_000, lambda _: None)
+        connection = HttpConnection(loop, lambda _: None)
         await loop.create_connection(lambda: connection, sock=ours)
-        waiting = loop.create_task(connection.post(b"request", loop.time() + 5))
+        waiting = loop.create_task(connection.post(b"request", loop.time() + 5, 1_000))
         await asyncio.sleep(0)
         connection.data_received(ANSWER)
         connection.data_received(ANSWER)
