@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
@@ -22,6 +23,8 @@ UNCHECKED_REFUSED: Final = (
     "Blocked by Akto Guardrails: the content of this route cannot be checked (UNCHECKED_ROUTES=deny)"
 )
 _LONGEST_MCP_BODY: Final = 4 * 1024 * 1024
+# So many bytes of a stream are read for the record in one go: some milliseconds when they are small events.
+_IN_ONE_GO: Final = 16_384
 
 
 def guarded_application(inner: Application, admits: Callable[[str], bool], roots: Sequence[str] = ()) -> Application:
@@ -43,9 +46,19 @@ def guarded_application(inner: Application, admits: Callable[[str], bool], roots
             await _refuse(request, family, receive, send)
             return
 
+        async def noting_in_steps(message: Message) -> None:
+            body = message["body"]
+            for start in range(0, len(body), _IN_ONE_GO):
+                request.sent(body[start : start + _IN_ONE_GO], is_last=False)
+                await asyncio.sleep(0)
+            request.sent(b"", is_last=not message.get("more_body"))
+            await send(message)
+
         def noting_the_answer(message: Message) -> Awaitable[None]:
-            # No coroutine of its own: it is called for each piece of a stream.
+            # No coroutine of its own, but for long pieces: it is called for each piece of a stream.
             if message["type"] == "http.response.body":
+                if request.stream is not None and len(message.get("body", b"")) > _IN_ONE_GO:
+                    return noting_in_steps(message)
                 is_last = not message.get("more_body")
                 if is_last or request.stream is not None:
                     request.sent(message.get("body", b""), is_last=is_last)

@@ -11,11 +11,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from akto_guardrails.sent_stream import SentStream
+
 # What became of a request, as clients are told it; of two the later in this row counts. `observed`: checked beside the
 # request, whatever the verdict (SYNC_MODE=false). `unchecked`: there was no verdict.
 Outcome = Literal["allowed", "observed", "flagged", "masked", "unchecked", "blocked"]
 _OUTCOMES: Final = get_args(Outcome)
-_LONGEST_STREAM: Final = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -26,9 +27,9 @@ class ClientRequest:
     `has_guarded_turns`: every message on the connection is checked before LiteLLM reads it. `refused`: what the second
     gate raised for the request. `is_unverdicted`: it, or its answer, was refused for want of a verdict. `status`: of
     the answer, once it has begun; `is_answered`: it was sent to its end. `has_failed`: the application raised an
-    exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: the bytes of a
-    streamed answer, about 4 MiB at most, where the guard has put an empty one for them; `is_stream_cut`: there were
-    more. `said`: gives what has been handed on of another kind of stream so far.
+    exception. `outcome`: what the guard made of it, None when there was nothing to check. `stream`: what was sent of a
+    streamed answer, where the guard wants to know. `said`: gives what has been handed on of another kind of stream so
+    far.
     """
 
     is_websocket: bool
@@ -44,8 +45,7 @@ class ClientRequest:
     has_failed: bool = False
     has_ended: bool = False
     outcome: Outcome | None = None
-    stream: bytearray | None = None
-    is_stream_cut: bool = False
+    stream: SentStream | None = None
     said: Callable[[], object] | None = None
     _at_end: list[Callable[[], None]] = field(default_factory=list)
 
@@ -63,12 +63,8 @@ class ClientRequest:
     def sent(self, part: bytes, *, is_last: bool) -> None:
         """A part of the answer is on its way."""
         self.is_answered = is_last
-        if self.stream is None or not part:
-            return
-        if len(self.stream) < _LONGEST_STREAM:
-            self.stream += part
-        else:
-            self.is_stream_cut = True
+        if self.stream is not None:
+            self.stream.add(part)
 
     def when_ended(self, action: Callable[[], None]) -> None:
         """Has `action`, which must not raise, called when the request has ended; at once when it has."""
@@ -84,6 +80,7 @@ class ClientRequest:
         actions, self._at_end = self._at_end, []
         for action in actions:
             action()
+        self.stream = None
 
     @property
     def has_json(self) -> bool:

@@ -28,8 +28,8 @@ from akto_guardrails.masking import UnmappableMask, apply_mask
 from akto_guardrails.omissions import without_media
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.records import TOO_DEEP, Records, as_object, at_mcp_server
+from akto_guardrails.sent_stream import SentStream
 from akto_guardrails.settings import Settings
-from akto_guardrails.streaming import StreamedAnswer
 from akto_guardrails.subject import (
     MCP_CALL,
     MCP_LIST,
@@ -336,7 +336,7 @@ class Guard:
         if request is not None and not request.has_guarded_turns:
             request.when_ended(partial(self._request_ended, request, exchange.key))
             if exchange.call_type in _PASSED_THROUGH:
-                request.stream = bytearray()
+                request.stream = SentStream(self.note_internal_error)
 
     def _earlier_attempt(self, content: Mapping[str, object]) -> Exchange | None:
         """The open exchange of this very request when LiteLLM runs its pre-call hooks a second time.
@@ -598,7 +598,7 @@ class Guard:
             # On some routes LiteLLM calls no hook for an error.
             error = {"error": {"message": f"answered with HTTP status {status}"}}
             self._finished_without_hook(key, error, status)
-        elif request.stream or (request.stream is not None and request.is_answered):
+        elif request.stream is not None and (request.stream.has_begun or request.is_answered):
             self._stream_ended(key, request, status)
         elif status >= 400:
             self._awaited.add(key, status, _LEFT_SECONDS)
@@ -680,14 +680,8 @@ def _is_sent_as_read() -> bool:
 
 def _passed_through(request: ClientRequest | None) -> tuple[dict[str, object] | None, int]:
     """What was sent of a stream that is passed through, and the status it has by what it says itself."""
-    answer = StreamedAnswer()
-    if request is not None and request.stream:
-        answer.add(request.stream)
-    body = answer.body()
-    said = body if isinstance(body, dict) else None
-    if request is not None and request.is_stream_cut:
-        said = {**(said or {}), "x-akto-truncated": "the stream goes on"}
-    return said, answer.error_status or 200
+    stream = None if request is None else request.stream
+    return (None, 200) if stream is None else stream.answer()
 
 
 def _status_at_end(request: ClientRequest) -> int:

@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 from akto_guardrails.content import Path
@@ -372,12 +373,13 @@ class Units:
 
     def _frames(self) -> Iterator[Unit]:
         raw = b"".join(self._parts)
-        start = 0
-        for end in _FRAME_END.finditer(raw):
-            yield self._frame(raw[start : end.end()])
-            start = end.end()
-        self._parts = [raw[start:]] if start < len(raw) else []
-        self._end = raw[start:][-3:]
+        ends = [end.end() for end in _FRAME_END.finditer(raw)]
+        # Kept before any is read: what cannot be read must not come again with the next part.
+        begun = raw[ends[-1] :] if ends else raw
+        self._parts = [begun] if begun else []
+        self._end = begun[-3:]
+        for start, end in pairwise([0, *ends]):
+            yield self._frame(raw[start:end])
 
     def _frame(self, raw: bytes) -> Unit:
         return self._unit(raw.decode("utf-8", "surrogatepass") if self._is_text else raw)

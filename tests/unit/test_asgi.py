@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import json
 from collections.abc import MutableMapping, Sequence
-from contextvars import Context
 from typing import Any
 
 import pytest
 
-from akto_guardrails import client_request as client_request_module
 from akto_guardrails.asgi import UNCHECKED_REFUSED, guarded_application
-from akto_guardrails.client_request import ClientRequest, current_request, note_request
+from akto_guardrails.client_request import ClientRequest, current_request
+from akto_guardrails.sent_stream import SentStream
 
 MCP_CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}
 MCP_PROMPT = {"jsonrpc": "2.0", "id": 1, "method": "prompts/get", "params": {}}
@@ -355,42 +354,62 @@ def test_a_second_content_type_does_not_pass_a_form_for_json() -> None:
     assert request.has_json is False
 
 
-def test_of_a_long_stream_the_beginning_is_kept_and_it_is_known_that_there_was_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client_request_module, "_LONGEST_STREAM", 20)
-    request = Context().run(note_request, http())
-    request.stream = bytearray()
-    for part, is_cut in ((b"x" * 19, False), (b"yy", False), (b"", False), (b"z", True)):
-        request.sent(part, is_last=False)
-        assert request.is_stream_cut is is_cut
-    assert request.stream == b"x" * 19 + b"yy"
+def streamed(*bodies: bytes) -> list[MutableMapping[str, Any]]:
+    """An answer as a stream of events, in these pieces."""
+    headers = [(b"content-type", b"text/event-stream")]
+    return [
+        {"type": "http.response.start", "status": 200, "headers": headers},
+        *({"type": "http.response.body", "body": body, "more_body": True} for body in bodies),
+        {"type": "http.response.body", "body": b""},
+    ]
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_the_bytes_of_a_stream_are_kept_where_they_are_wanted(is_kept: bool) -> None:
-    parts: list[MutableMapping[str, Any]] = [
-        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]},
-        {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True},
-        {"type": "http.response.body", "body": b"data: 2\n\n", "more_body": True},
-        {"type": "http.response.body", "body": b""},
-    ]
+def test_what_a_stream_says_is_kept_where_it_is_wanted(is_kept: bool) -> None:
+    parts = streamed(b"data: one\n\n", b"data: two\n\n")
     answered: list[bool] = []
 
     async def inner(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         request = current_request()
         assert request is not None
-        request.stream = bytearray() if is_kept else None
+        request.stream = SentStream(pytest.fail) if is_kept else None
         for part in parts:
             await send(part)
             answered.append(request.is_answered)
-        assert request.stream == (b"data: 1\n\ndata: 2\n\n" if is_kept else None)
+        said = None if request.stream is None else request.stream.answer()
+        assert said == (({"events": ["one", "two"]}, 200) if is_kept else None)
 
     served = Served()
     served.application = guarded_application(inner, served.admits)
     served.serve(http())
     assert served.sent == parts
     assert answered == [False, False, False, True]
+
+
+@pytest.mark.parametrize("more_body", [True, False])
+def test_others_are_served_while_a_long_piece_of_a_stream_is_read(more_body: bool) -> None:
+    _, part, _ = parts = streamed(b"data: {}\n\n" * 50_000 + b"data: last\n\n")
+    part["more_body"] = more_body
+    turns = 0
+
+    async def inner(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        nonlocal turns
+        request = current_request()
+        assert request is not None
+        request.stream = SentStream(pytest.fail)
+        await send(parts[0])
+        sending = asyncio.create_task(send(part))
+        while not sending.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert request.is_answered is not more_body
+        assert request.stream.answer() == ({"events": ["last"]}, 200)
+
+    served = Served()
+    served.application = guarded_application(inner, served.admits)
+    served.serve(http())
+    assert served.sent == parts[:2]
+    assert turns > 30
 
 
 @pytest.mark.parametrize(

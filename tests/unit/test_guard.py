@@ -17,6 +17,7 @@ import pytest
 
 from akto_guardrails import awaited as awaited_module
 from akto_guardrails import guard as guard_module
+from akto_guardrails import sent_stream as sent_stream_module
 from akto_guardrails.asgi import begin
 from akto_guardrails.burst import Burst
 from akto_guardrails.checker import Judgement
@@ -28,6 +29,7 @@ from akto_guardrails.exchange import OpenExchanges
 from akto_guardrails.freed_memory import FreedMemory
 from akto_guardrails.guard import Guard, Refusal
 from akto_guardrails.masking import UnmappableMask
+from akto_guardrails.streaming import StreamedAnswer
 from akto_guardrails.verdict import Cause, Decision, Verdict, unavailable
 from unit.samples import CARD, MASKED_CARD, Key, LoggingObject, chat, settings
 
@@ -940,23 +942,34 @@ class TestEndOfTheRequest:
         monkeypatch.setattr(guard_module, "_LEFT_SECONDS", 0.05)
 
     @pytest.mark.parametrize("is_cut", [False, True])
-    def test_the_stream_of_a_pass_through_route_is_recorded_and_says_if_there_was_more(self, is_cut: bool) -> None:
+    def test_the_stream_of_a_pass_through_route_is_recorded_and_says_if_there_was_more(
+        self, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sent_stream_module, "_LONGEST", 20)
         guarded = Guarded()
-
-        async def main() -> None:
-            request = came_in("/openai/v1/chat/completions")
-            data = {"messages": [{"role": "user", "content": "hello"}]}
-            await guarded.guard.check_request(data, Key(), "pass_through_endpoint")
-            request.began(200, [(b"content-type", b"text/event-stream")])
-            request.sent(b'data: {"note": "said"}\n\n', is_last=False)
-            request.is_stream_cut = is_cut
-            request.sent(b"", is_last=True)
-            request.end()
-
-        asyncio.run(main())
+        self.passed_through(
+            guarded, b'data: {"note": "said"}\n\n', *([b'data: {"note": "more"}\n\n'] if is_cut else [])
+        )
         (record,) = guarded.records
         assert answer_of(record)["events"] == ["said"]
         assert ("x-akto-truncated" in answer_of(record)) is is_cut
+
+    def test_what_cannot_be_read_of_a_stream_passed_through_does_not_lose_the_rest(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        add = StreamedAnswer.add
+
+        def failing(answer: StreamedAnswer, item: object) -> None:
+            if item == b"broken":
+                raise RecursionError
+            add(answer, item)
+
+        monkeypatch.setattr(StreamedAnswer, "add", failing)
+        guarded = Guarded()
+        self.passed_through(guarded, b'data: {"note": "said"}\n\n', b"broken", b'data: {"note": "more"}\n\n')
+        (record,) = guarded.records
+        assert answer_of(record) == {"events": ["said", "more"]}
+        assert "an error in the guard itself RecursionError" in caplog.text
 
     @staticmethod
     def passed_through(guarded: Guarded, *parts: bytes, failure: dict[str, Any] | None = None) -> None:

@@ -301,6 +301,21 @@ def test_a_long_event_in_many_parts_takes_no_longer_than_its_length() -> None:
     assert time.perf_counter() - started < 5
 
 
+def test_what_cannot_be_read_does_not_come_again_with_the_next_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = Units._frame
+
+    def failing(units: Units, raw: bytes) -> Unit:
+        if b"broken" in raw:
+            raise RecursionError
+        return frame(units, raw)
+
+    monkeypatch.setattr(Units, "_frame", failing)
+    units = Units()
+    with pytest.raises(RecursionError):
+        list(units.of(b"data: broken\n\ndata: 1\n\ndata"))
+    assert [unit.item for unit in units.of(b": 2\n\n")] == [b"data: 2\n\n"]
+
+
 def in_field(value: object) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": {"field": value}}]}
 
