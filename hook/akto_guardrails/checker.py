@@ -14,6 +14,7 @@ from akto_guardrails.counters import Counters
 from akto_guardrails.envelope import Sender, envelope, fits, payload_of
 from akto_guardrails.exchange import Exchange
 from akto_guardrails.json_text import json_length, parsed_json
+from akto_guardrails.logprobs import without_logprobs
 from akto_guardrails.masking import masked_strings, without_summary
 from akto_guardrails.portions import MOST_TEXTS, TooManyTexts, changes_of, portions_of
 from akto_guardrails.settings import Settings
@@ -67,6 +68,9 @@ class Checker:
     async def answer(self, exchange: Exchange, body: Mapping[str, Any]) -> Judgement:
         """Checks a model's answer, with the request as its context. Raises `UnmappableMask` and nothing else."""
         payload = payload_of(body, bare=exchange.bare)
+        if not fits(payload):
+            body = without_logprobs(body)
+            payload = payload_of(body, bare=exchange.bare)
         return await self._judged(exchange, body, payload, exchange.fitted_request)
 
     async def _judged(

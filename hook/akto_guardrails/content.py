@@ -7,6 +7,7 @@ which hold credentials.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any, Final
 
 import orjson
@@ -322,3 +323,18 @@ def entries_of(value: object) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, (dict, Mapping)):
         return value.items()
     return enumerate(value) if isinstance(value, (list, tuple)) else ()
+
+
+def children_of(value: Any) -> Iterable[tuple[Any, Any]]:
+    """The same for plain data and for the objects of libraries."""
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, (list, tuple)):
+        return enumerate(value)
+    if hasattr(value, "model_dump"):
+        # How a pydantic object yields its fields, those it was not declared with included.
+        fields: Iterable[tuple[Any, Any]] = value
+        return fields
+    if hasattr(value, "__dict__") and not isinstance(value, Enum):
+        return ((name, child) for name, child in vars(value).items() if not name.startswith("_"))
+    return ()

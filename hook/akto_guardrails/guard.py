@@ -223,7 +223,8 @@ class Guard:
         Gives the mark of its exchange, where it is not refused.
         """
         self._journal.unavailable(Cause.TOO_LARGE, "(nesting)")
-        latest = latest_exchange.get()
+        # A tool's call in the middle of a request has an exchange of its own.
+        latest = None if call_type in (MCP_CALL, MCP_LIST) else latest_exchange.get()
         known = None if latest is None else latest.key
         exchange = self._exchange(data, Subject(TOO_DEEP, {}), key, call_type, known)
         if self._settings.sync_mode:
@@ -233,7 +234,7 @@ class Guard:
                 self._open.note_refusal_within(known, refusal.status)
                 exchange = replace(exchange, key=NO_KEY)
             self._refuse(exchange, refusal)
-        if known is None:
+        if known is None and call_type != MCP_LIST:
             self._add(exchange, None)
         return exchange.key
 
@@ -574,10 +575,8 @@ class Guard:
         self._displaced.pop(key, None)
         if exchange is None or (exchange.call_type == _FETCHED and _is_still_to_come(answer)):
             return
-        if exchange.refused_within and (
-            status == exchange.refused_within or (status == CLIENT_LEFT and answer is None)
-        ):
-            # The client was told of that refusal, whose record is this request's, or has not waited for it.
+        if exchange.refused_within and status in (exchange.refused_within, CLIENT_LEFT) and _says_nothing(answer):
+            # All that the client got is that refusal, if it has waited for it, and its record says so.
             return
         self._records.put(exchange, answer, status)
         if answer is None:
@@ -607,8 +606,10 @@ class Guard:
 
     def _given_up(self, key: Key, status: int) -> None:
         self._displaced.pop(key, None)
-        if self._open.get(key) is not None:
-            self._counters.add("answers_missed")
+        exchange = self._open.get(key)
+        if exchange is not None:
+            if not exchange.refused_within:
+                self._counters.add("answers_missed")
             self._finished_without_hook(key, None, status)
 
     def _finished_without_hook(self, key: Key, answer: object, status: int) -> None:
@@ -700,6 +701,11 @@ def _is_batch_record(data: Mapping[str, object], call_type: str) -> bool:
     is_upload = request is not None and request.path.rstrip("/").endswith("/files") and call_type not in _NOT_IN_BATCHES
     written = data.get("litellm_logging_obj")
     return is_upload and (written is None or isinstance(written, (str, int, float, list, dict)))
+
+
+def _says_nothing(answer: object) -> bool:
+    """Whether there is nothing in `answer` but an error."""
+    return answer is None or (isinstance(answer, dict) and answer.keys() <= {"error"})
 
 
 def _is_still_to_come(answer: object) -> bool:

@@ -27,7 +27,7 @@ from akto_guardrails.exchange import Exchange
 from akto_guardrails.guard import CLIENT_LEFT, Guard, Refusal, outcome_of
 from akto_guardrails.identity import KeyHolder
 from akto_guardrails.json_text import json_bytes
-from akto_guardrails.masking import UnmappableMask, apply_to_answer
+from akto_guardrails.masking import UnmappableMask, apply_to_answer, unsay_logprobs
 from akto_guardrails.mcp_result import McpResult, body_of_result, mask_result, refuse_result
 from akto_guardrails.metrics import metrics_of_worker
 from akto_guardrails.mixed_choices import mixes_choices
@@ -67,12 +67,12 @@ _ABANDONED_SECONDS: Final = 2.0
 _log: Final = logging.getLogger(__name__)
 
 try:
-    # Seen on 1.106.2 and 1.96.2. Such an error is not counted against the deployment; nothing else asks for the mark.
-    from litellm.router_utils.cooldown_handlers import mark_advisor_orchestration_failure as _is_no_fault_of_the_model
+    # Seen on 1.106.2 and 1.96.2. Nothing else comes of the mark than that an error is not counted against a deployment.
+    from litellm.router_utils.cooldown_handlers import mark_advisor_orchestration_failure as _excuse_the_deployment
 except ImportError:
     # 1.83.14 knows no such errors: there, a 503 of the second gate counts as the deployment's.
-    def _is_no_fault_of_the_model(exception: BaseException) -> None:
-        """Nothing can be said about it."""
+    def _excuse_the_deployment(exception: BaseException) -> None:
+        """Nothing can be done about it."""
 
 
 class GuardrailsHandler(CustomLogger):
@@ -131,7 +131,7 @@ class GuardrailsHandler(CustomLogger):
                 self._guard.refuse_mixed_choices()
         except Refusal as refusal:
             error = HTTPException(refusal.status, refusal.message)
-            _is_no_fault_of_the_model(error)
+            _excuse_the_deployment(error)
             raise error from None
 
     async def async_post_call_success_hook(
@@ -144,6 +144,8 @@ class GuardrailsHandler(CustomLogger):
                 body = answer_body(response)
                 judgement = await self._guard.check_answer(data, body)
                 apply_to_answer(response, judgement.changes)
+                if judgement.changes:
+                    unsay_logprobs(response)
                 self._guard.answer_passed(data, judgement)
             except asyncio.CancelledError:
                 self._finished(data, response, CLIENT_LEFT)
@@ -251,10 +253,7 @@ class GuardrailsHandler(CustomLogger):
         status = _status_of(original_exception)
         try:
             error = {} if status == CLIENT_LEFT else _error_body(original_exception)
-            request = current_request()
-            # A later callback may break off a stream.
-            said = None if request is None or request.said is None else request.said()
-            self._guard.failed(request_data, (said if isinstance(said, dict) else {}) | error, status)
+            self._guard.failed(request_data, self._said_so_far(request_data) | error, status)
         except Exception as failure:  # noqa: BLE001 - a record that cannot be made must not break the answer
             self._guard.note_internal_error(failure)
 
@@ -390,7 +389,7 @@ class GuardrailsHandler(CustomLogger):
             return None
 
     def _finished_at_end(self, data: Mapping[str, object], answer: object) -> None:
-        """`_finished` once the request has ended, with the answer as it is now.
+        """`_finished` once the request has ended, with the answer as it is when this is called.
 
         A callback that comes after this one may make an error of it: then that is what the client gets. What it writes
         into the answer is for the client alone, such as names in place of those that it hid from the model.
@@ -404,10 +403,22 @@ class GuardrailsHandler(CustomLogger):
             body = answer_body(answer)
             if isinstance(answer, (dict, list)):
                 body = copy_of(body)
-        except Exception as error:  # noqa: BLE001 - a record that cannot be made must not break the answer
-            self._guard.note_internal_error(error)
+        except Exception:  # noqa: BLE001 - nested too deeply for a copy, perhaps not for the record
+            self._finished(data, answer, 200)
         else:
             request.when_ended(partial(self._finished, data, body, 200))
+
+    def _said_so_far(self, data: Mapping[str, object]) -> dict[str, object]:
+        """What has been handed on of the answer, if it is a stream, which a later callback may break off."""
+        request = current_request()
+        if request is None or request.said is None or self._guard.open_exchange(data) is None:
+            return {}
+        try:
+            said = request.said()
+        except Exception as error:  # noqa: BLE001 - the error is recorded all the same
+            self._guard.note_internal_error(error)
+            return {}
+        return said if isinstance(said, dict) else {}
 
     def _closed_early(self, request: ClientRequest | None, data: Mapping[str, object], answer: StreamedAnswer) -> None:
         """Records a stream that was closed before its end, once it is known whether the client was there to the end."""

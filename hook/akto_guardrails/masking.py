@@ -23,6 +23,7 @@ from akto_guardrails.content import (
     spoken_text,
 )
 from akto_guardrails.json_text import parsed_json
+from akto_guardrails.logprobs import unsaid_logprobs
 
 _MASK_TOKEN: Final = re.compile(
     r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
@@ -157,6 +158,15 @@ def without_summary(content: Mapping[str, Any], changes: Mapping[Path, str]) -> 
 
 def apply_to_answer(answer: Any, changes: Mapping[Path, str]) -> None:
     """Writes `changes` into a model's answer, LiteLLM's object or plain data. Raises `UnmappableMask`."""
+    _write(answer, changes)
+
+
+def unsay_logprobs(answer: Any) -> None:
+    """Takes log probabilities out of an answer with masked text, which they would say. Raises `UnmappableMask`."""
+    _write(answer, dict(unsaid_logprobs(answer)))
+
+
+def _write(answer: Any, changes: Mapping[Path, object]) -> None:
     for path, text in changes.items():
         try:
             *way, last = path

@@ -30,7 +30,7 @@ Rest = Callable[[Iterable[object]], None]
 Passed = Callable[[], None]
 
 _MOST_READ_AHEAD: Final = 64
-# How many items are made ready in one go, masked ones among them: at most some milliseconds of work.
+# How many items are made ready in one go: some milliseconds of work at most, where all of them are masked.
 _IN_ONE_GO: Final = 64
 _LATE: Final = object()
 _END: Final = object()

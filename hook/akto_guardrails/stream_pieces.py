@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
-from akto_guardrails.content import Path
+from akto_guardrails.content import Path, children_of
 from akto_guardrails.json_text import json_bytes, json_text, parsed_json
+from akto_guardrails.logprobs import LOGPROBS, unsaid_logprobs
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
 
@@ -65,8 +65,6 @@ _BASE64: Final = re.compile(r"(?:data:[\w.+-]+/[\w.+-]+;base64,)?[A-Za-z0-9+/]{2
 # Objects and lists so far down in the whole answer are read as JSON text: places of their own for the strings in them
 # would take memory without bounds where many are nested deeply.
 _DEEPEST: Final = 32
-# The tokens of the text once more, one by one. Left out of a check, and out of an item whose text is masked.
-_LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
 # What a Responses object repeats of the request, which was checked as such.
 _ECHO: Final = frozenset(
     [
@@ -127,7 +125,7 @@ class Continued:
     def without_logprobs(self) -> Mapping[Path, object]:
         """What takes log probabilities of tokens out of each of them, looked for in one of them only."""
         if self._logprobs is None:
-            self._logprobs = dict(_without_logprobs(self._data, ()))
+            self._logprobs = dict(unsaid_logprobs(self._data))
         return self._logprobs
 
 
@@ -174,7 +172,7 @@ class Unit:
         """
         changes = {place: self._in_place(place, text) for place, text in texts.items()}
         before = self._before
-        unsaid = dict(_without_logprobs(self.data, ())) if before is None else before.without_logprobs
+        unsaid = dict(unsaid_logprobs(self.data)) if before is None else before.without_logprobs
         data = replaced(self.data, {**unsaid, **changes})
         if not isinstance(self.item, (bytes, str)):
             return data
@@ -195,7 +193,7 @@ class Unit:
             return text
         data = parsed(text)
         if not isinstance(data, dict if isinstance(standing, dict) else list):
-            raise UnmappableMask("the mask leaves no JSON in the place of an object or a list")
+            raise UnmappableMask("the mask leaves something else in the place of an object or a list")
         return data
 
     def _read(self, serial: int) -> None:
@@ -215,7 +213,7 @@ class Unit:
             self.facts.clear()
 
     def _read_chunk(self, chunk: Any) -> None:
-        for key, child in _children(chunk):
+        for key, child in children_of(chunk):
             if key != "choices":
                 self._mirror(child, (key,), (key,), "alone")
                 continue
@@ -233,7 +231,7 @@ class Unit:
         part = ("summary", index_of(event, "summary_index", 0))
         if not stem.startswith("reasoning_summary"):
             part = ("content", index_of(event, "content_index", 0))
-        for key, child in _children(event):
+        for key, child in children_of(event):
             if key == "response":
                 self._read_response(child)
             elif key in ("item", "part"):
@@ -254,7 +252,7 @@ class Unit:
     def _read_anthropic_event(self, event: Any) -> None:
         block: Path = ("content", index_of(event, "index", 0))
         base: Path = () if entry(event, "type") == "message_delta" else block
-        for key, child in _children(event):
+        for key, child in children_of(event):
             if key == "content_block":
                 self._mirror(child, (key,), block, "delta")
             elif key == "delta":
@@ -269,7 +267,7 @@ class Unit:
                 self._mirror(child, (key,), (key,), "alone")
 
     def _read_gemini_chunk(self, chunk: Any, serial: int) -> None:
-        for key, child in _children(chunk):
+        for key, child in children_of(chunk):
             if key != "candidates":
                 self._mirror(child, (key,), (key,), "alone")
                 continue
@@ -298,7 +296,7 @@ class Unit:
         """What `value` holds. A string where an object or a list should be is text as well."""
         if isinstance(value, str):
             self._mirror(value, place, place, "alone")
-        return _children(value)
+        return children_of(value)
 
     def _mirror(self, value: Any, place: Path, target: Path, kind: Kind) -> None:
         """Notes every string in `value`, in the whole answer in the same structure below `target`."""
@@ -314,7 +312,7 @@ class Unit:
         elif isinstance(value, dict) and key in INPUT_AS_TEXT and kind != "alone":
             if value:
                 self.pieces.append(Piece(kind, place, (*target[:-1], INPUT_AS_TEXT[key]), json_text(value)))
-        elif value is not None and key not in _LOGPROBS:
+        elif value is not None and key not in LOGPROBS:
             if len(target) >= _DEEPEST and isinstance(value, (dict, list, tuple)):
                 text = json_text(value)
                 # Numbers alone say nothing.
@@ -322,7 +320,7 @@ class Unit:
                     self.pieces.append(Piece(kind, place, target, text))
                 return
             is_list = isinstance(value, (list, tuple))
-            for name, child in _children(value):
+            for name, child in children_of(value):
                 if child is not None:
                     slot = index_of(child, "index", name) if is_list else name
                     self._mirror(child, (*place, name), (*target, slot), kind)
@@ -425,28 +423,6 @@ def _with_changes(value: Any, below: Mapping[Any, Any]) -> Any:
 
 def _changed(value: Any, change: _Change | Mapping[Any, Any]) -> Any:
     return change.new if isinstance(change, _Change) else _with_changes(value, change)
-
-
-def _without_logprobs(value: Any, place: Path) -> Iterator[tuple[Path, object]]:
-    for key, child in _children(value):
-        if key not in _LOGPROBS:
-            yield from _without_logprobs(child, (*place, key))
-        elif child is not None:
-            yield (*place, key), [] if isinstance(child, list) else None
-
-
-def _children(value: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        return value.items()
-    if isinstance(value, (list, tuple)):
-        return enumerate(value)
-    if hasattr(value, "model_dump"):
-        # How a pydantic object yields its fields, those it was not declared with included.
-        fields: Iterable[tuple[Any, Any]] = value
-        return fields
-    if hasattr(value, "__dict__") and not isinstance(value, Enum):
-        return ((name, child) for name, child in vars(value).items() if not name.startswith("_"))
-    return ()
 
 
 def entry(value: Any, name: str) -> Any:

@@ -83,7 +83,7 @@ def _checksum(text: str, before: int = 0) -> int:
 class _Owners:
     """Which targets have which text.
 
-    `changed`: those of which text has come, or may come, between two questions.
+    `changed`: those that may have other text than when they were last looked at.
     """
 
     def __init__(self, texts: Mapping[Path, StreamedText]) -> None:

@@ -216,6 +216,19 @@ def test_a_mask_is_applied_to_the_answer_and_to_nothing_else(
     akto.wait_for("record", 2)
 
 
+def test_log_probabilities_do_not_say_what_was_masked(guarded: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    llm.says(text=CARD)
+    choice = guarded.chat("hello", logprobs=True).json()["choices"][0]
+    assert choice["message"]["content"] == MASKED
+    assert not choice.get("logprobs")
+    (record,) = akto.wait_for("record", 1)
+    assert "4111" not in record["body"]["responsePayload"]
+    llm.says(text=MASKED)
+    tokens = guarded.chat("hello", logprobs=True).json()["choices"][0]["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == MASKED
+    akto.wait_for("record", 2)
+
+
 @pytest.mark.parametrize("api", [api for api in APIS if api.arguments_of], ids=lambda api: api.name)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_arguments_of_tool_calls_are_checked(

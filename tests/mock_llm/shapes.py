@@ -30,10 +30,19 @@ def chat(body: Body) -> Body:
         "created": _CREATED,
         "model": body["model"],
         "choices": [
-            {"index": 0, "finish_reason": "tool_calls" if "tool_calls" in message else "stop", "message": message}
+            {
+                "index": 0,
+                "finish_reason": "tool_calls" if "tool_calls" in message else "stop",
+                "message": message,
+                **({"logprobs": {"content": [_token(word) for word in SAID.words()]}} if body.get("logprobs") else {}),
+            }
         ],
         "usage": _CHAT_USAGE,
     }
+
+
+def _token(text: str) -> Body:
+    return {"token": text, "logprob": -0.1, "bytes": list(text.encode()), "top_logprobs": []}
 
 
 def _chat_tool_call() -> Body:

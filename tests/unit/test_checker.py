@@ -329,6 +329,16 @@ class TestAnswer:
         assert {check["requestPayload"] for check in asked.checks} == {'{"body":{}}'}
         assert set(asked.kinds) == {True}
 
+    def test_log_probabilities_make_no_answer_too_large(self) -> None:
+        token = {"token": "a", "logprob": -0.1, "bytes": [97]}
+        tokens = [{**token, "top_logprobs": [token] * 20} for _ in range(1_000)]
+        body = {"choices": [{"message": {"content": "hello"}, "logprobs": {"content": tokens}}]}
+        asked = Asked()
+        assert asked.answer(body) == Judgement(ALLOW, {})
+        assert "logprob" not in asked.checks[0]["responsePayload"]
+        asked.answer({"choices": [{"message": {"content": "hello"}, "logprobs": {"content": tokens[:2]}}]})
+        assert "logprob" in asked.checks[1]["responsePayload"]
+
     def test_a_long_request_is_cut_once_for_all_checks_of_its_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fitted: list[str] = []
         monkeypatch.setattr(envelope, "json_length", lambda text: fitted.append(text) or json_length(text))

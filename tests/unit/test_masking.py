@@ -12,7 +12,14 @@ import pytest
 
 from akto_guardrails import masking as masking_module
 from akto_guardrails.content import Path, content_of
-from akto_guardrails.masking import UnmappableMask, apply_mask, apply_to_answer, masked_strings, without_summary
+from akto_guardrails.masking import (
+    UnmappableMask,
+    apply_mask,
+    apply_to_answer,
+    masked_strings,
+    unsay_logprobs,
+    without_summary,
+)
 from unit.samples import CARD, MASKED_CARD, memory_of, nested
 
 SYSTEM = "You are a shop assistant."
@@ -342,6 +349,15 @@ class TestAnswer:
         apply_to_answer(answer, {("choices", 0, "message", "content"): MASKED_CARD, ("usage", "note", 0): MASKED_CARD})
         assert message == SimpleNamespace(content=MASKED_CARD, role="assistant")
         assert answer.usage == {"note": [MASKED_CARD]}
+
+    def test_log_probabilities_do_not_say_what_was_masked(self) -> None:
+        tokens = {"content": [{"token": "4111", "logprob": -0.1, "top_logprobs": []}]}
+        parts = [{"type": "output_text", "text": CARD, "logprobs": [{"token": "4111"}]}]
+        choice = SimpleNamespace(message=SimpleNamespace(content=CARD), logprobs=tokens)
+        answer = SimpleNamespace(choices=[choice], output=parts)
+        unsay_logprobs(answer)
+        assert (answer.choices[0].logprobs, answer.output[0]["logprobs"]) == (None, [])
+        assert (answer.choices[0].message.content, answer.output[0]["text"]) == (CARD, CARD)
 
     def test_they_reach_a_list_of_answers(self) -> None:
         answers = [{"text": "one"}, {"text": CARD}]
