@@ -239,15 +239,17 @@ class StreamedAnswer:
 def _saying(body: object) -> Callable[[str], bool]:
     """Tells of a text whether a string in `body` has it in it; of a text too many to be looked for, that none has."""
     strings = dict.fromkeys(_strings_in(body))
-    whole = "\0".join(strings)
-    searches = _MOST_SEARCHED // (len(whole) + 1)
+    whole: str | None = None
+    left = _MOST_SEARCHED
 
     def is_said(text: str) -> bool:
-        nonlocal searches
+        nonlocal whole, left
         if text in strings:
             return True
-        searches -= 1
-        return searches >= 0 and text in whole
+        if whole is None:
+            whole = "\0".join(strings)
+        left -= len(whole) + 1
+        return left >= 0 and text in whole
 
     return is_said
 
