@@ -315,7 +315,7 @@ def test_a_blocked_request_can_be_followed_by_its_call_id(start_proxy: Any, akto
     assert any("LiteLLM" in line and "akto-guardrails" not in line for line in lines), lines
     (own,) = [line for line in lines if "akto-guardrails" in line]
     assert re.search(
-        r"blocked \| call_id=\S+ collection=checkout-agent route=/v1/chat/completions \| .* \| \d+ ms", own
+        r"blocked \| call_id=\S+ collection=checkout-agent route=/v1/chat/completions of=request \| .* \| \d+ ms", own
     )
     found = samples(metrics_of(proxy))
     blocks = {name: count for name, count in found.items() if "checks_total" in name and 'decision="block"' in name}
