@@ -336,8 +336,11 @@ class TestAnswer:
         asked = Asked()
         assert asked.answer(body) == Judgement(ALLOW, {})
         assert "logprob" not in asked.checks[0]["responsePayload"]
+        asked.answer({"content": [{"type": "tool_use", "input": {"logprobs": long()}}], "logprobs": tokens})
+        assert len(asked.checks) > 2, "what a tool is called with is checked, whatever its names"
+        asked.checks.clear()
         asked.answer({"choices": [{"message": {"content": "hello"}, "logprobs": {"content": tokens[:2]}}]})
-        assert "logprob" in asked.checks[1]["responsePayload"]
+        assert "logprob" in asked.checks[0]["responsePayload"]
 
     def test_a_long_request_is_cut_once_for_all_checks_of_its_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fitted: list[str] = []

@@ -352,11 +352,13 @@ class TestAnswer:
 
     def test_log_probabilities_do_not_say_what_was_masked(self) -> None:
         tokens = {"content": [{"token": "4111", "logprob": -0.1, "top_logprobs": []}]}
-        parts = [{"type": "output_text", "text": CARD, "logprobs": [{"token": "4111"}]}]
+        call = {"type": "tool_use", "input": {"logprobs": "of the tool"}}
+        parts = [{"type": "output_text", "text": CARD, "logprobs": [{"token": "4111"}]}, call]
         choice = SimpleNamespace(message=SimpleNamespace(content=CARD), logprobs=tokens)
         answer = SimpleNamespace(choices=[choice], output=parts)
         unsay_logprobs(answer)
         assert (answer.choices[0].logprobs, answer.output[0]["logprobs"]) == (None, [])
+        assert answer.output[1]["input"] == {"logprobs": "of the tool"}
         assert (answer.choices[0].message.content, answer.output[0]["text"]) == (CARD, CARD)
 
     def test_they_reach_a_list_of_answers(self) -> None:
