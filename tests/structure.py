@@ -15,7 +15,7 @@ from typing import Any
 
 import docker
 import yaml
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = "org.opencontainers.image."
@@ -100,13 +100,15 @@ def commands(base: dict[str, Any]) -> list[dict[str, Any]]:
 
 def base_of(client: Any, labels: dict[str, str]) -> Any:
     """The base that an image with these labels was built on, whatever the base's tag stands for today."""
-    digest = labels[f"{LABEL}base.digest"]
-    repository = re.sub(r":[^:/]*$", "", labels[f"{LABEL}base.name"].partition("@")[0])
+    digest, name = (labels.get(f"{LABEL}base.{what}", "unknown") for what in ("digest", "name"))
+    if "unknown" in (digest, name):
+        sys.exit("the image does not say which base it was built on; `make image` has it do so")
+    repository = re.sub(r":[^:/]*$", "", name.partition("@")[0])
     # A base that is on this machine alone has its own id for a digest.
     for reference in (digest, f"{repository}@{digest}"):
         try:
             return client.images.get(reference)
-        except ImageNotFound:
+        except APIError:
             pass
     try:
         return client.images.pull(f"{repository}@{digest}")
@@ -117,8 +119,8 @@ def base_of(client: Any, labels: dict[str, str]) -> Any:
 def structure(image: str) -> dict[str, Any]:
     client = docker.from_env()
     found = client.images.get(image).labels
-    base_name = found[f"{LABEL}base.name"]
     base = base_of(client, found).attrs["Config"]
+    base_name = found[f"{LABEL}base.name"]
     return {
         "schemaVersion": "2.0.0",
         "metadataTest": metadata(base, base_name),

@@ -23,7 +23,7 @@ from akto_guardrails.content import (
     spoken_text,
 )
 from akto_guardrails.json_text import parsed_json
-from akto_guardrails.logprobs import unsaid_logprobs
+from akto_guardrails.logprobs import logprobs_of
 
 _MASK_TOKEN: Final = re.compile(
     r"<[A-Z][A-Z0-9_ -]*>|\[[A-Z][A-Z0-9_ -]*\]|\{\{?[A-Z][A-Z0-9_ -]*\}\}?|\*{2,}|#{2,}|X{3,}"
@@ -163,7 +163,7 @@ def apply_to_answer(answer: Any, changes: Mapping[Path, str]) -> None:
 
 def unsay_logprobs(answer: Any) -> None:
     """Takes log probabilities out of an answer with masked text, which they would say. Raises `UnmappableMask`."""
-    _write(answer, dict(unsaid_logprobs(answer)))
+    _write(answer, {path: [] if isinstance(value, list) else None for path, value in logprobs_of(answer)})
 
 
 def _write(answer: Any, changes: Mapping[Path, object]) -> None:

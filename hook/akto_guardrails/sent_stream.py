@@ -40,7 +40,11 @@ class SentStream:
 
     def answer(self) -> tuple[dict[str, object] | None, int]:
         """The answer so far, and the HTTP status it has by what it says itself."""
-        body = self._answer.body()
+        try:
+            body = self._answer.body()
+        except Exception as error:  # noqa: BLE001 - of a last event that cannot be read there is a record, too
+            self._note_error(error)
+            body = None
         said = body if isinstance(body, dict) else None
         if self.is_cut:
             said = {**(said or {}), "x-akto-truncated": "the stream goes on"}

@@ -15,7 +15,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 from akto_guardrails.content import Path, children_of
 from akto_guardrails.json_text import json_bytes, json_text, parsed_json
-from akto_guardrails.logprobs import LOGPROBS, unsaid_logprobs
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
 
@@ -65,6 +64,10 @@ _BASE64: Final = re.compile(r"(?:data:[\w.+-]+/[\w.+-]+;base64,)?[A-Za-z0-9+/]{2
 # Objects and lists so far down in the whole answer are read as JSON text: places of their own for the strings in them
 # would take memory without bounds where many are nested deeply.
 _DEEPEST: Final = 32
+# The tokens of the text once more, one by one. Left out of a check, and out of an item whose text is masked.
+_LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
+# What a model calls a tool with: names in there are its own.
+_OF_THE_MODEL: Final = frozenset({"action", "args", "arguments", "functionResponse", "input"})
 # What a Responses object repeats of the request, which was checked as such.
 _ECHO: Final = frozenset(
     [
@@ -125,7 +128,7 @@ class Continued:
     def without_logprobs(self) -> Mapping[Path, object]:
         """What takes log probabilities of tokens out of each of them, looked for in one of them only."""
         if self._logprobs is None:
-            self._logprobs = dict(unsaid_logprobs(self._data))
+            self._logprobs = dict(_without_logprobs(self._data))
         return self._logprobs
 
 
@@ -172,7 +175,7 @@ class Unit:
         """
         changes = {place: self._in_place(place, text) for place, text in texts.items()}
         before = self._before
-        unsaid = dict(unsaid_logprobs(self.data)) if before is None else before.without_logprobs
+        unsaid = dict(_without_logprobs(self.data)) if before is None else before.without_logprobs
         data = replaced(self.data, {**unsaid, **changes})
         if not isinstance(self.item, (bytes, str)):
             return data
@@ -312,7 +315,7 @@ class Unit:
         elif isinstance(value, dict) and key in INPUT_AS_TEXT and kind != "alone":
             if value:
                 self.pieces.append(Piece(kind, place, (*target[:-1], INPUT_AS_TEXT[key]), json_text(value)))
-        elif value is not None and key not in LOGPROBS:
+        elif value is not None and (key not in _LOGPROBS or not _OF_THE_MODEL.isdisjoint(place)):
             if len(target) >= _DEEPEST and isinstance(value, (dict, list, tuple)):
                 text = json_text(value)
                 # Numbers alone say nothing.
@@ -428,6 +431,16 @@ def _changed(value: Any, change: _Change | Mapping[Any, Any]) -> Any:
 def entry(value: Any, name: str) -> Any:
     """What `value`, an object or a dictionary, has under a name; None when nothing."""
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _without_logprobs(value: Any, place: Path = ()) -> Iterator[tuple[Path, object]]:
+    for key, child in children_of(value):
+        if key in INPUT_AS_TEXT:
+            continue
+        if key not in _LOGPROBS:
+            yield from _without_logprobs(child, (*place, key))
+        elif child is not None:
+            yield (*place, key), [] if isinstance(child, list) else None
 
 
 def index_of(value: Any, name: str, otherwise: int) -> int:

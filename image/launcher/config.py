@@ -119,7 +119,8 @@ def require_packages(source: Source) -> None:
         return
     for key, callback in _NEED_PROMETHEUS:
         found = settings.get(key)
-        if found == callback or (isinstance(found, list) and callback in found):
+        # Of another key's string LiteLLM takes each letter for a callback, and serves (1.106.2).
+        if (key == "callbacks" and found == callback) or (isinstance(found, list) and callback in found):
             raise ConfigError(
                 f"litellm_settings.{key} in {source.path} has {callback}, but the Python package {_PROMETHEUS_PACKAGE} "
                 "is not in the image: LiteLLM would stop.",

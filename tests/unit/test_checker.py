@@ -336,8 +336,11 @@ class TestAnswer:
         asked = Asked()
         assert asked.answer(body) == Judgement(ALLOW, {})
         assert "logprob" not in asked.checks[0]["responsePayload"]
-        asked.answer({"content": [{"type": "tool_use", "input": {"logprobs": long()}}], "logprobs": tokens})
-        assert len(asked.checks) > 2, "what a tool is called with is checked, whatever its names"
+        asked.checks.clear()
+        for of_others in ({"input": {"logprobs": long()}}, {"result": {"structuredContent": {"logprobs": long()}}}):
+            asked.answer({"content": [of_others], "logprobs": {"t": "zebra"}})
+        assert sum("zebra" in check["responsePayload"] for check in asked.checks) == 2, "names alone say nothing"
+        assert len(asked.checks) > 2
         asked.checks.clear()
         asked.answer({"choices": [{"message": {"content": "hello"}, "logprobs": {"content": tokens[:2]}}]})
         assert "logprob" in asked.checks[0]["responsePayload"]

@@ -336,7 +336,15 @@ class TestPackages:
         assert "on a base that has no_such_package" in caught.value.fix
 
     @pytest.mark.usefixtures("without_prometheus")
-    @pytest.mark.parametrize("setting", ["callbacks: [otel]", "failure_callback: [prometheus]", "callbacks: {a: b}"])
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "callbacks: [otel]",
+            "failure_callback: [prometheus]",
+            "callbacks: {a: b}",
+            "success_callback: prometheus",
+        ],
+    )
     def test_others_need_none(self, mounted: Path, setting: str) -> None:
         require_packages(read(config_file(mounted, f"litellm_settings: {{{setting}}}\n")))
         require_packages(read(config_file(mounted, "litellm_settings: [1]\n")))

@@ -355,11 +355,14 @@ class TestAnswer:
         call = {"type": "tool_use", "input": {"logprobs": "of the tool"}}
         parts = [{"type": "output_text", "text": CARD, "logprobs": [{"token": "4111"}]}, call]
         choice = SimpleNamespace(message=SimpleNamespace(content=CARD), logprobs=tokens)
-        answer = SimpleNamespace(choices=[choice], output=parts)
+        found = [{"attributes": {"logprobs": "of a search"}}]
+        message = {"type": "message", "content": parts}
+        answer = SimpleNamespace(choices=[choice], output=[message, {"type": "mcp_call", "content": parts}], data=found)
         unsay_logprobs(answer)
-        assert (answer.choices[0].logprobs, answer.output[0]["logprobs"]) == (None, [])
-        assert answer.output[1]["input"] == {"logprobs": "of the tool"}
-        assert (answer.choices[0].message.content, answer.output[0]["text"]) == (CARD, CARD)
+        assert (answer.choices[0].logprobs, parts[0]["logprobs"]) == (None, [])
+        assert call["input"] == {"logprobs": "of the tool"}
+        assert (answer.choices[0].message.content, parts[0]["text"]) == (CARD, CARD)
+        assert found == [{"attributes": {"logprobs": "of a search"}}]
 
     def test_they_reach_a_list_of_answers(self) -> None:
         answers = [{"text": "one"}, {"text": CARD}]

@@ -23,6 +23,14 @@ def test_what_was_sent_is_put_together_however_it_is_cut() -> None:
     assert stream.answer() == ({"events": ["said", "over"]}, 503)
 
 
+def test_a_last_event_that_cannot_be_read_leaves_a_record_of_none() -> None:
+    errors: list[Exception] = []
+    stream = SentStream(errors.append)
+    stream.add(b"data: " + b'{"a":' * 1_000 + b'"x"' + b"}" * 1_000)
+    assert stream.answer() == (None, 200)
+    assert stream.has_begun
+
+
 def test_a_stream_in_which_nothing_came_has_not_begun() -> None:
     assert not sent(b"").has_begun
     assert sent(b"").answer() == (None, 200)

@@ -345,3 +345,9 @@ def test_what_is_nested_deeply_is_masked_and_stays_what_it_is(holder: Callable[[
             unit.with_texts({piece.place: broken})
     assert "secret" not in str(unit.emptied())
     assert unit.item == item("secret")
+
+
+def test_what_a_model_calls_a_tool_with_is_read_whatever_its_names() -> None:
+    call = {"index": 0, "function": {"name": "f", "arguments": {"logprobs": {"t": "said"}}}}
+    found = Unit({"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "logprobs": {"t": "token"}}]}, 1)
+    assert [piece.text for piece in found.pieces] == ["f", "said"]
