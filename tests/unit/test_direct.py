@@ -279,33 +279,23 @@ def test_what_comes_behind_an_answer_is_not_the_next_one() -> None:
     assert len(set(server.ports)) == 3
 
 
-def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection() -> None:
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(ANSWER, (200, b"ok")), (b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", (413, b""))],
+    ids=["verdict", "refusal"],
+)
+def test_an_answer_before_the_end_of_the_request_counts_and_ends_the_connection(
+    answer: bytes, expected: tuple[int, bytes]
+) -> None:
     async def main() -> None:
-        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        async def answer_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer)
             await asyncio.sleep(0.2)
             writer.close()
 
-        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        server = await asyncio.start_server(answer_early, "127.0.0.1", 0)
         direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
-        assert await direct.post("/", b"x" * 50_000_000, 5) == (413, b"")
-        assert direct._idle == []
-        await direct.close()
-        server.close()
-
-    asyncio.run(main())
-
-
-def test_any_answer_before_the_end_of_the_request_ends_the_connection() -> None:
-    async def main() -> None:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(ANSWER)
-            await asyncio.sleep(0.2)
-            writer.close()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        direct = Direct(URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), {}, most=1_000)
-        assert await direct.post("/", b"x" * 50_000_000, 5) == (200, b"ok")
+        assert await direct.post("/", b"x" * 50_000_000, 5) == expected
         assert direct._idle == []
         await direct.close()
         server.close()
