@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from akto_guardrails.akto import AktoClient
+from akto_guardrails.allowed_tools import AllowedTools
 from akto_guardrails.asgi import UNCHECKED_REFUSED
 from akto_guardrails.awaited import AwaitedAnswers
 from akto_guardrails.burst import Burst
@@ -59,13 +60,15 @@ _ANSWER_UNAVAILABLE: Final = (
 
 # What is told of a check whose mask could not be put back.
 _UNAPPLIED: Final = Judgement(Verdict(Decision.BLOCK))
+_ALLOWED: Final = Judgement(Verdict(Decision.ALLOW))
 
 CLIENT_LEFT: Final = 499
 # How long after the end of a request its answer may come: LiteLLM logs some only then, and is given 20 seconds for it.
 _LATE_SECONDS: Final = 60.0
 # LiteLLM may make an answer of the Responses API in the background, and serve calls of a session in its first request.
 _BACKGROUND_SECONDS: Final = 600.0
-_BACKGROUND: Final = frozenset({"aresponses", MCP_CALL})
+_RESPONSES: Final = "aresponses"
+_BACKGROUND: Final = frozenset({_RESPONSES, MCP_CALL})
 # Of a client that has gone: LiteLLM cancels most of its calls, and brings at once what came of the others.
 _LEFT_SECONDS: Final = 10.0
 
@@ -140,6 +143,7 @@ class Guard:
         self._counters = counters
         self._journal = Journal(settings, counters)
         self._open = OpenExchanges()
+        self._allowed_tools = AllowedTools()
         # Those that had to make room and are recorded, without their payloads: their answers are checked all the same.
         self._displaced: dict[Key, Exchange] = {}
         self._awaited = AwaitedAnswers(self._given_up)
@@ -183,7 +187,7 @@ class Guard:
             return
         if request.method == "GET" and (request.path == "/health" or request.path.startswith("/health/")):
             return
-        if request.is_websocket and request.has_guarded_turns:
+        if request.has_guarded_turns:
             return
         if request.refused is not None:
             # LiteLLM tries again after some errors. A refused request is neither checked nor recorded once more.
@@ -240,6 +244,9 @@ class Guard:
 
     async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         self._refuse_unshown(data, call_type)
+        if call_type == _RESPONSES and _is_on_guarded_socket():
+            # LiteLLM 1.110 shows each turn on a WebSocket once more, after it has read it.
+            return
         if call_type == _FETCHED:
             if self._settings.response_guardrails:
                 fetched = Subject({"response_id": data.get("response_id")}, {})
@@ -252,15 +259,26 @@ class Guard:
         earlier = self._earlier_attempt(subject.content)
         known = {name: value for name, value in data.items() if name not in _LITELLMS_OWN} if in_batch else data
         exchange = self._exchange(known, subject, key, call_type, None if earlier is None else earlier.key)
+        if call_type == MCP_LIST:
+            await self._check_tool(exchange, subject)
+            return
         exchange = await self._judged_or_left(exchange, subject, earlier)
         if in_batch:
             self._records.put(exchange, None, 200)
             return
-        if call_type not in (MCP_CALL, MCP_LIST):
+        if call_type != MCP_CALL:
             # A tool may be called in the middle of a request, whose own exchange stays the latest then.
             latest_exchange.set(exchange)
-        if call_type != MCP_LIST:
-            self._add(exchange, earlier)
+        self._add(exchange, earlier)
+
+    async def _check_tool(self, exchange: Exchange, subject: Subject) -> None:
+        """Checks the definition of an MCP tool, unless this very one was allowed a short while ago."""
+        is_known = self._allowed_tools.has(exchange)
+        earlier = replace(exchange, judgement=_ALLOWED) if is_known else None
+        judgement = (await self._judged(exchange, subject, earlier)).judgement
+        # None: with SYNC_MODE=false, where nothing depends on the answer.
+        if not is_known and (judgement is None or outcome_of(judgement) == "allowed"):
+            self._allowed_tools.add(exchange)
 
     async def check_turn(
         self, event: dict[str, Any], data: dict[str, Any], key: KeyHolder, call_type: str
@@ -383,8 +401,7 @@ class Guard:
         try:
             return await self._judged(exchange, subject, earlier)
         except asyncio.CancelledError:
-            if exchange.call_type != MCP_LIST:
-                self._records.put(exchange, None, CLIENT_LEFT)
+            self._records.put(exchange, None, CLIENT_LEFT)
             raise
 
     async def _judged(self, exchange: Exchange, subject: Subject, earlier: Exchange | None) -> Exchange:
@@ -489,7 +506,7 @@ class Guard:
         """
         exchange = self._answered(data)
         if exchange is None or _is_still_to_come(body):
-            return Judgement(Verdict(Decision.ALLOW))
+            return _ALLOWED
         try:
             judgement = await self._checker.answer(exchange, without_media(as_object(exchange, body)))
         except (UnmappableMask, RecursionError) as error:
@@ -672,6 +689,11 @@ def _may_carry_text(call_type: str) -> bool:
     request = current_request()
     is_bodiless = request is not None and request.method in ("GET", "DELETE") and not request.is_websocket
     return call_type not in _ADMINISTRATION and (call_type == PASS_THROUGH or not is_bodiless)
+
+
+def _is_on_guarded_socket() -> bool:
+    request = current_request()
+    return request is not None and request.has_guarded_turns
 
 
 def _is_sent_as_read() -> bool:

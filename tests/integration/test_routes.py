@@ -63,7 +63,7 @@ def test_an_allowed_request_is_checked_answered_and_recorded_once(
     assert route.is_answered(reply), reply
     assert HARMLESS in readable(route.reached(llm.requests()))
     records = akto.wait_for("record", exchanges(request))
-    checks = akto.calls("check")
+    checks = checks_of_requests(akto)
     assert len(checks) == exchanges(request) + route.retrieves
     for call in checks + records:
         assert_filed_under(route, call)
@@ -101,7 +101,7 @@ def test_a_blocked_request_goes_no_further(
         assert route.reached(llm.requests()) == []
     skip_before(routes_proxy, route.recorded_since)
     records = akto.wait_for("record", exchanges(request))
-    checks = akto.calls("check")
+    checks = checks_of_requests(akto)
     assert len(checks) == exchanges(request)
     for call in checks + records:
         assert_filed_under(route, call)
@@ -129,7 +129,7 @@ def test_a_mask_changes_that_text_and_nothing_else(
     assert MASKED in readable(sent)
     assert sent == expected
     records = akto.wait_for("record", exchanges(request))
-    assert len(akto.calls("check")) == exchanges(request) + route.retrieves
+    assert len(checks_of_requests(akto)) == exchanges(request) + route.retrieves
     assert MASKED in payloads(records)
     assert "4111-1111" not in json.dumps(records)
 
@@ -164,12 +164,26 @@ def test_the_tools_of_a_catalog_are_checked_when_they_are_listed(
     reply = post_message(routes_proxy, "/mcp/", {"method": "tools/list", "params": {}})
     tools = {tool["name"]: tool["description"] for tool in reply.json["result"]["tools"]}
     assert "github-echo" in tools
-    assert tools.get("github-tell") == described
+    assert tools.get("github-quote") == described
+    # The definitions of the other tools may have been allowed less than a minute ago.
     checks = akto.calls("check")
     assert {json.loads(call["body"]["requestHeaders"])["host"] for call in checks} == {"checkout-agent.litellm.github"}
-    assert len(checks) == 2
+    assert [call for call in checks if said in readable(call["body"]["requestPayload"])]
     # Only a refused one is recorded.
     akto.wait_for("record", 1 if described is None else 0)
+
+
+def test_a_catalog_that_was_allowed_is_not_checked_again_at_once(
+    routes_proxy: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    skip_before(routes_proxy, "1.106.2")
+    llm.says(text="a tool that nobody has listed yet")
+    listing = {"method": "tools/list", "params": {}}
+    first = post_message(routes_proxy, "/mcp/", listing)
+    checks = akto.calls("check")
+    assert "nobody has listed yet" in payloads(checks)
+    assert post_message(routes_proxy, "/mcp/", listing).json["result"] == first.json["result"]
+    assert akto.calls("check") == checks
 
 
 @pytest.mark.parametrize("route", SERVED_UNCHECKED, ids=lambda route: route.name)
@@ -205,6 +219,11 @@ def assert_filed_under(route: Route, call: Call) -> None:
         answer = json.loads(body["responsePayload"])
         assert answer["jsonrpc"] == "2.0"
         assert "result" in answer or "error" in answer
+
+
+def checks_of_requests(akto: MockAkto) -> list[Call]:
+    """Without those of the definitions of MCP tools, which newer releases of LiteLLM show before calls of them, too."""
+    return [call for call in akto.calls("check") if json.loads(call["body"]["requestPayload"]).keys() != {"tools"}]
 
 
 def payloads(calls: Sequence[Call]) -> str:

@@ -51,8 +51,8 @@ def _initialized(params: Body, _: str) -> Body:
 
 def _tools(_: Body, __: str) -> Body:
     schema = {"type": "object", "properties": {"text": {"type": "string"}}}
-    echo = {"name": "echo", "description": "Says its text again", "inputSchema": schema}
-    return {"tools": [echo, {"name": "tell", "description": f"Says: {SAID.text}", "inputSchema": schema}]}
+    described = {"echo": "Says its text again", "tell": "Says what it was told", "quote": f"Says: {SAID.text}"}
+    return {"tools": [{"name": name, "description": text, "inputSchema": schema} for name, text in described.items()]}
 
 
 def _called(params: Body, told: str) -> Body:

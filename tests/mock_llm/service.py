@@ -48,7 +48,7 @@ async def _reset(request: web.Request) -> web.Response:
 
 
 async def _set_told(request: web.Request) -> web.Response:
-    """Sets what models and the MCP tool `tell` say from now on: `text`, `tool`, `arguments`."""
+    """Sets what models and the MCP tool `tell` say, and `quote` is described with: `text`, `tool`, `arguments`."""
     SAID.tell(**await request.json())
     return web.json_response({})
 

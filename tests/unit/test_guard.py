@@ -1890,6 +1890,47 @@ class TestToolCalls:
         assert guarded.guard.open_exchange(data) is None
         assert guarded.records == []
 
+    TOOL: Mapping[str, Any] = {
+        "mcp_tool_name": "refund",
+        "mcp_tool_description": "Pays money back",
+        "mcp_input_schema": {},
+        "mcp_server_name": "shop",
+    }
+
+    def listed(self, guarded: Guarded, times: int = 2, **changed: str) -> int:
+        """How many checks it takes to list a tool so many times."""
+
+        async def main() -> None:
+            for _ in range(times):
+                with contextlib.suppress(Refusal):
+                    await guarded.guard.check_request({**self.TOOL, **changed}, Key(), "list_mcp_tools")
+            await background_work()
+
+        asyncio.run(main())
+        return len(guarded.client.checks)
+
+    @pytest.mark.parametrize("mode", ["true", "false"])
+    def test_a_catalogs_tool_that_was_allowed_is_not_checked_again_at_once(self, mode: str) -> None:
+        guarded = Guarded(SYNC_MODE=mode)
+        assert self.listed(guarded) == 1
+        assert self.listed(guarded, mcp_tool_description="Pays all money back") == 2
+        assert self.listed(guarded, mcp_server_name="bank") == 3
+
+    @pytest.mark.parametrize("verdict", [BLOCK, ALERT, mask("money", "<MONEY>"), unavailable(Cause.TIMEOUT)])
+    def test_any_other_one_is(self, verdict: Verdict | Callable[[dict[str, Any]], Verdict]) -> None:
+        assert self.listed(Guarded(verdict, UNREACHABLE_FALLBACK="fail_open")) == 2
+
+    def test_a_known_one_is_shown_as_allowed(self) -> None:
+        guarded = Guarded()
+        self.listed(guarded)
+
+        async def main() -> set[str]:
+            request = came_in("/mcp/")
+            await guarded.guard.check_request(dict(self.TOOL), Key(), "list_mcp_tools")
+            return {str(request.outcome)}
+
+        assert asyncio.run(main()) == {"allowed"}
+
     def test_a_mask_of_the_tools_name_cannot_be_applied(self) -> None:
         guarded = Guarded(mask("refund", "<NAME>"))
         with pytest.raises(Refusal):
@@ -2081,6 +2122,17 @@ class TestTurns:
         with pytest.raises(Refusal):
             self.turn(guarded, {"type": "response.create", "input": "poison"})
         assert [record["status"] for record in guarded.records] == ["403"]
+
+    @pytest.mark.parametrize("is_guarded", [True, False])
+    def test_litellms_own_look_at_a_turn_is_no_second_one(self, *, is_guarded: bool) -> None:
+        guarded = Guarded()
+
+        async def main() -> None:
+            came_in("/v1/responses", kind="websocket").has_guarded_turns = is_guarded
+            await guarded.guard.check_request({"model": "m", "input": "hello"}, Key(), "aresponses")
+
+        asyncio.run(main())
+        assert len(guarded.client.checks) == (not is_guarded)
 
     def test_one_without_text_is_not_checked(self) -> None:
         guarded = Guarded(BLOCK)
