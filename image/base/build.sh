@@ -16,28 +16,38 @@ packages=ca-certificates,python3,python3-venv,libsndfile1,tzdata,bash
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 
-# LiteLLM leaves open how new its packages may be. An older release gets those of its time: FastAPI 0.140 no longer has
-# what 1.96 imports.
-case "$litellm_version" in
-    1.96.*) bounds='"fastapi<0.140" "starlette<1.7" ' ;;
-    *) bounds= ;;
-esac
-
 say() { printf 'stand-in base: %s\n' "$*" >&2; }
 die() {
     say "$*"
     exit 1
 }
 
-# Bounds are put in here and not by an argument, so that a release without any keeps its file and its reference.
-dockerfile() { sed "s|\"prisma==|$bounds&|" "$here/Dockerfile"; }
+# LiteLLM leaves open how new its packages may be: FastAPI 0.140 no longer has what 1.96 imports. With the SDK for A2A, as
+# LiteLLM's own image has it, newer releases serve agents.
+requirements() {
+    printf '%s\n' "litellm[proxy]==$litellm_version" "prisma==$prisma_version"
+    case "$litellm_version" in
+        1.83.*) ;;
+        1.96.*) printf '%s\n' 'fastapi<0.140' 'starlette<1.7' ;;
+        *) printf '%s\n' 'a2a-sdk>=1.1,<2' ;;
+    esac
+}
+
+# LiteLLM 1.110 wants the very latest of its own helper packages, which not every index has. Tables for a database and
+# what takes a licence are in them, none of which is used here.
+overrides() {
+    case "$litellm_version" in
+        1.110.*) printf '%s\n' litellm-proxy-extras litellm-enterprise 'litellm-proxy; sys_platform == "none"' ;;
+    esac
+}
 
 rootfs_key=$(printf '%s %s' "$suite" "$packages" | sha256sum | cut -c1-12)
 rootfs=guarded-litellm-stand-in-rootfs:$rootfs_key
 key=$({
-    printf '%s %s %s\n' "$rootfs_key" "$litellm_version" "$prisma_version"
-    dockerfile
-    cat "$here/prod_entrypoint.sh"
+    printf '%s\n' "$rootfs_key"
+    requirements
+    overrides
+    cat "$here/Dockerfile" "$here/prod_entrypoint.sh"
 } | sha256sum | cut -c1-12)
 image=guarded-litellm-stand-in:$litellm_version-$key
 
@@ -66,13 +76,12 @@ fi
 
 say "installing litellm[proxy] $litellm_version into it (about two minutes)"
 mkdir "$work/context"
-dockerfile >"$work/context/Dockerfile"
-cp "$here/prod_entrypoint.sh" "$work/context/"
+requirements >"$work/context/requirements.txt"
+overrides >"$work/context/overrides.txt"
+cp "$here/Dockerfile" "$here/prod_entrypoint.sh" "$work/context/"
 cp "$ca_bundle" "$work/context/ca-bundle.crt"
 if ! docker build --tag "$image" \
     --build-arg "ROOTFS=$rootfs" \
-    --build-arg "LITELLM_VERSION=$litellm_version" \
-    --build-arg "PRISMA_VERSION=$prisma_version" \
     ${PIP_INDEX_URL:+--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"} \
     "$work/context" >"$work/log" 2>&1; then
     tail -n 40 "$work/log" >&2
