@@ -3,7 +3,7 @@
 # make lint    the linters alone
 # make unit    the unit tests alone, without Docker
 # make integration  the integration tests alone, against the built image
-# make releases    images on older LiteLLM releases, on stand-in bases, and what they must be able to do
+# make releases    images on other LiteLLM releases, on stand-in bases, and what they must be able to do
 # make bench   what the guard costs, beside the unguarded image (30 minutes; BENCH_QUICK=1: 3 minutes, README as it is)
 # make soak    15 minutes at the machine's capacity with an Akto that comes and goes
 # make image   the image: IMAGE=name:tag, BASE_IMAGE=reference, STAND_IN=never to refuse the stand-in base,
@@ -84,12 +84,12 @@ integration: image
 	GUARDED_IMAGE="$(IMAGE)" .venv/bin/python -m pytest tests/integration $(PYTEST_OPTIONS)
 
 # Not part of `make test`: it takes about six minutes for each release, and two more where its base is to be built.
-# These releases have no collector yet.
-OLDER_RELEASES := 1.83.14 1.96.2
+# The older ones have no collector yet.
+RELEASES := 1.83.14 1.96.2 1.110.2
 
 releases: engine
 	@tests/venv.sh
-	@for release in $(OLDER_RELEASES); do \
+	@for release in $(RELEASES); do \
 	    base=$$(image/base/build.sh "$$release") && image/build.sh "guarded-litellm:$$release" "$$base" && \
 	    GUARDED_IMAGE="guarded-litellm:$$release" .venv/bin/python -m pytest -rs \
 	        tests/integration/test_routes.py tests/integration/test_start.py \

@@ -111,12 +111,10 @@ class GuardrailsHandler(CustomLogger):
             self._show(data, self._guard.open_exchange(data))
         except Refusal as refusal:
             self._show_refusal(data, refusal)
-            if call_type in _PLAIN_ERRORS:
-                raise HTTPException(refusal.status, refusal.message) from None
             if call_type == "aspeech":
                 # The only exception whose status LiteLLM 1.83 and 1.96 keep on this route.
                 raise ProxyException(refusal.message, "permission_error", None, refusal.status) from None
-            raise _for_litellm(refusal) from None
+            raise _for_litellm(refusal, call_type) from None
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> None:
         """Checks what an attempt to call a model carries beyond what the pre-call hook was shown.
@@ -140,6 +138,8 @@ class GuardrailsHandler(CustomLogger):
         """Checks an answer that was not streamed, where answers are checked, and records it."""
         if self._guard.checks_answers(data):
             body: object = None
+            exchange = self._guard.open_exchange(data)
+            call_type = "" if exchange is None else exchange.call_type
             try:
                 body = answer_body(response)
                 judgement = await self._guard.check_answer(data, body)
@@ -152,11 +152,11 @@ class GuardrailsHandler(CustomLogger):
                 raise
             except Refusal as refusal:
                 self._show_refusal(data, refusal, of_answer=True)
-                raise _for_litellm(refusal) from None
+                raise _for_litellm(refusal, call_type) from None
             except Exception as error:  # noqa: BLE001 - what cannot be read or masked was not checked
                 refused = self._guard.refusal_of_answer_mask(data, body, error)
                 self._show_refusal(data, refused, of_answer=True)
-                raise _for_litellm(refused) from None
+                raise _for_litellm(refused, call_type) from None
         self._finished_at_end(data, response)
 
     async def async_post_call_streaming_iterator_hook(
@@ -441,12 +441,14 @@ class GuardrailsHandler(CustomLogger):
             self._guard.note_internal_error(error)
 
 
-def _for_litellm(refusal: Refusal) -> GuardrailRaisedException:
+def _for_litellm(refusal: Refusal, call_type: str = "") -> GuardrailRaisedException | HTTPException:
     """The refusal as an exception of LiteLLM.
 
-    Not HTTPException: with this one the status and a clean message reach the client on every route, in a stream too,
-    and batch files understand it.
+    Not HTTPException but on few routes: with LiteLLM's own the status and a clean message reach the client on all
+    others, in a stream too, and batch files understand it.
     """
+    if call_type in _PLAIN_ERRORS:
+        return HTTPException(refusal.status, refusal.message)
     error = GuardrailRaisedException(
         guardrail_name=GUARDRAIL_NAME, message=refusal.message, should_wrap_with_default_message=False
     )

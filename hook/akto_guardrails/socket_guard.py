@@ -1,6 +1,7 @@
 """The WebSocket of a client, of whose messages LiteLLM reads none that was not checked.
 
 LiteLLM 1.106.2 calls its pre-call hook once for a connection, and reads later messages with `receive_text` alone.
+1.110.2 also calls it for each turn that was read, but not for events of other kinds, which may carry text as well.
 """
 
 from __future__ import annotations

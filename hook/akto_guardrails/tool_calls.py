@@ -25,6 +25,8 @@ _OUTSIDE_OF_HOSTS: Final = re.compile(r"[^a-z0-9.-]")
 _MCP_NAME: Final = re.compile(r"mcp__(.+?)__(.+)", re.DOTALL)
 _UNKNOWN_SERVER: Final = "mcp"
 
+# Calls of the Responses API that have a name; the others are called by their type.
+_NAMED: Final = frozenset({"custom_tool_call", "function_call", "mcp_call"})
 _ANTHROPIC_CALLS: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 # Where the calls of the Responses API keep what the tool is asked to do, and what a server-run tool gave.
 _ARGUMENTS: Final = ("arguments", "input", "action", "code", "queries", "operation")
@@ -116,7 +118,10 @@ def _of_responses_item(item: dict[str, Any]) -> Iterator[ToolCall]:
     kind = _text(item.get("type"))
     arguments = _first(item, _ARGUMENTS)
     if kind.endswith("_call") and arguments is not None:
-        name = _text(item.get("name")) or kind.removesuffix("_call")
+        name = _text(item.get("name")) or ("" if kind in _NAMED else kind.removesuffix("_call"))
+        if not name:
+            # A rest of a call: LiteLLM numbers the items of its further rounds as if they were those of the first.
+            return
         yield _call(name, arguments, item.get("server_label"), _first(item, _RESULTS), mcp=_is_mcp(item))
 
 

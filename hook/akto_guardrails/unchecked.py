@@ -1,4 +1,4 @@
-"""Routes whose content LiteLLM shows to no hook before it goes to a provider (LiteLLM 1.106.2).
+"""Routes whose content LiteLLM shows to no hook before it goes to a provider (LiteLLM 1.110.2).
 
 `UNCHECKED_ROUTES` decides about them: `allow` names each in the log once and counts it, `deny` refuses it with 403.
 """
@@ -32,7 +32,7 @@ _HTTP: Final = (
 )
 _CHECKED_SOCKETS: Final = re.compile(r"(?:/openai)?(?:/v1)?/responses")
 _MCP_PATH: Final = re.compile(r"/mcp(?:/.*)?|/(?:toolset/)?[^/]+/mcp/?")
-_MCP_METHODS: Final = frozenset({"completion/complete", "prompts/get", "resources/read"})
+_MCP_METHODS: Final = frozenset({"completion/complete", "prompts/get", "resources/read", "resources/subscribe"})
 
 
 def count_of(family: str) -> str:
@@ -47,7 +47,7 @@ def unchecked_family(method: str, path: str, *, is_websocket: bool) -> str | Non
     if is_websocket:
         if _CHECKED_SOCKETS.fullmatch(path):
             return None
-        return REALTIME if "realtime" in path else WEBSOCKET
+        return REALTIME if "realtime" in path or path.endswith("/live/sessions") else WEBSOCKET
     if method not in ("POST", "PUT", "PATCH"):
         return None
     return next((family for family, paths in _HTTP if paths.fullmatch(path)), None)

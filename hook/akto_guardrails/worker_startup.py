@@ -19,6 +19,8 @@ from akto_guardrails.log import log_as
 # Imported by the proxy's own module.
 _BATCH_FILES: Final = "litellm.proxy.openai_files_endpoints.files_endpoints"
 _GUARD_CLASS: Final = "GuardrailsHandler"
+# Runs before LiteLLM's own shutdown event, and waits for everybody's log callbacks: 20 seconds by default (1.110).
+_DRAIN: Final = "_flush_spend_around_logging_drain_on_shutdown"
 # For LiteLLM's own log events, from which some records are made.
 _LOG_EVENT_SECONDS: Final = 2.0
 
@@ -32,11 +34,11 @@ class NotGuarded(RuntimeError):
 def ensure_guarded() -> None:
     """Registers the guard in this worker, whatever the config says, and closes it when the worker stops.
 
-    Four things of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event`, which runs once in each worker,
+    Five things of LiteLLM are wrapped, seen on 1.106.2: `ProxyLogging.startup_event`, which runs once in each worker,
     after the config was loaded or not and before callbacks are put to use; `proxy_server.proxy_shutdown_event`, which
-    runs on the live event loop after open requests have drained (no hook of a callback is called then); what reads
-    batch files for the hooks (`batch_lines.py`); and the application itself. Raises `SettingsError` or `NotGuarded`, on
-    which LiteLLM does not start the worker.
+    runs on the live event loop after open requests have drained (no hook of a callback is called then); on 1.110.2 what
+    comes before that; what reads batch files for the hooks (`batch_lines.py`); and the application itself. Raises
+    `SettingsError` or `NotGuarded`, on which LiteLLM does not start the worker.
     """
     if _is_collector():
         return
@@ -56,9 +58,14 @@ def ensure_guarded() -> None:
             litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
         guard.start(has_metrics=any(getattr(route, "path", None) == "/metrics" for route in proxy_server.app.routes))
 
+    is_closed = False
+
     async def close() -> None:
-        await _finish_log_events()
-        await guard.close()
+        nonlocal is_closed
+        if not is_closed:
+            is_closed = True
+            await _finish_log_events()
+            await guard.close()
 
     proxy_logging = proxy_server.proxy_logging_obj
     if not callable(getattr(proxy_logging, "startup_event", None)):
@@ -68,6 +75,8 @@ def ensure_guarded() -> None:
     if guard.may_refuse:
         _have_batch_lines_whole(sys.modules.get(_BATCH_FILES))
     proxy_server.proxy_shutdown_event = _followed_by(close, proxy_server.proxy_shutdown_event)
+    if hasattr(proxy_server, _DRAIN):
+        setattr(proxy_server, _DRAIN, _after(close, getattr(proxy_server, _DRAIN)))
 
 
 def _have_batch_lines_whole(batch_files: Any) -> None:
@@ -140,6 +149,17 @@ async def _finish_log_events() -> None:
         await asyncio.wait_for(GLOBAL_LOGGING_WORKER.flush(), _LOG_EVENT_SECONDS)
     except Exception as error:  # noqa: BLE001 - whatever keeps them back, the records there are have to be delivered
         _log.warning("LiteLLM's log events were not all finished: %s", type(error).__name__)
+
+
+def _after(first: Callable[[], Awaitable[None]], function: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            await first()
+        finally:
+            await function(*args, **kwargs)
+
+    return wrapper
 
 
 def _followed_by(

@@ -9,7 +9,7 @@ from typing import Final
 
 _CONFIG_OPTIONS: Final = ("--config", "-c")
 _MODEL_OPTION: Final = re.compile(r"--model(=|$)|-m")
-_INFORMATION: Final = frozenset({"--help", "--version", "-v"})
+_INFORMATION: Final = frozenset({"--check_migrations_against_existing_data", "--help", "--version", "-v"})
 # Words that name the proxy. The older base image's entrypoint puts `litellm` in front of its arguments itself.
 _PROXY_WORDS: Final = frozenset({"litellm", "proxy"})
 

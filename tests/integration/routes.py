@@ -810,7 +810,7 @@ UNCHECKED: Final = [
     ),
     Unchecked(
         name="realtime",
-        paths=["/v1/realtime"],
+        paths=["/v1/realtime", "/v1/realtime/translations", "/v1/live/sessions"],
         path="/v1/realtime?model=realtime",
         request=Turns([_EVENT]),
         send=converse,
@@ -824,7 +824,7 @@ UNCHECKED: Final = [
     ),
     Unchecked(
         name="WebSockets on pass-through",
-        paths=["/openai_passthrough/{path}", "/vertex_ai/live", "/deepgram/v1/listen"],
+        paths=["/openai_passthrough/{path}", "/vertex_ai/live", "/deepgram/v1/listen", "/deepgram/v1/speak"],
         path="/openai_passthrough/v1/responses?model=gpt-4o-mini",
         request=Turns([_EVENT]),
         send=converse,

@@ -475,6 +475,17 @@ def test_a_held_stream_that_is_refused_fails_in_the_sdk_as_a_response(
     assert last.response.error.message == BLOCK_MESSAGE
 
 
+def test_an_agents_refused_answer_has_its_status(guarded: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
+    llm.says(text=BAD)
+    message = {"kind": "message", "messageId": "m-1", "role": "user", "parts": [{"kind": "text", "text": "hello"}]}
+    call = {"jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {"message": message}}
+    response = guarded.post("/a2a/helper", call)
+    assert response.status_code == 403, response.text
+    assert BLOCK_MESSAGE in response.text
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "403"
+
+
 def tell(proxy: GuardedProxy) -> dict[str, Any]:
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "github-tell", "arguments": {}}}
     headers = {"Authorization": "Bearer sk.checkout-agent", "Accept": "application/json, text/event-stream"}

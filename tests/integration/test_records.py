@@ -244,6 +244,31 @@ def test_queued_records_are_delivered_when_the_container_is_stopped(
     assert '"records_delivered":3' in proxy.guard_log()
 
 
+# A callback of the operator's that takes its time.
+SLOW = """
+import asyncio
+from litellm.integrations.custom_logger import CustomLogger
+
+class Slow(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        await asyncio.sleep(60)
+
+slow = Slow()
+"""
+
+
+def test_a_stop_within_docker_runs_ten_seconds_is_enough_whatever_others_still_have_to_do(
+    start_proxy: Any, akto: MockAkto, llm: MockLlm
+) -> None:
+    config = proxy_config(litellm_settings={"callbacks": ["slow.slow"]})
+    proxy = start_proxy(config=config, files={"slow.py": SLOW}, env={"SHUTDOWN_FLUSH_SECONDS": "3"})
+    akto.answer("record", {"status": 503, "body": {}})
+    assert proxy.chat("hello").status_code == 200
+    akto.wait_for("record", 1)
+    proxy.container.get_wrapped_container().stop(timeout=10)
+    assert "1 record(s) dropped" in proxy.guard_log()
+
+
 def test_an_answer_too_long_for_one_record_is_cut_and_says_so(proxy: GuardedProxy, akto: MockAkto) -> None:
     assert proxy.chat("a long answer please").status_code == 200
     (record,) = akto.wait_for("record", 1)

@@ -239,6 +239,11 @@ def skip_before(proxy: GuardedProxy, since: str) -> None:
         pytest.skip(f"LiteLLM does this in {since}, not yet in this image's {release_of(proxy)}")
 
 
+def skip_from(proxy: GuardedProxy, release: str) -> None:
+    if numbers(release_of(proxy)) >= numbers(release):
+        pytest.skip(f"LiteLLM does something else in {release}, which another test is about")
+
+
 @functools.cache
 def release_of(proxy: GuardedProxy) -> str:
     program = "import importlib.metadata as m; print(m.version('litellm'))"

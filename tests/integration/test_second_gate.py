@@ -13,6 +13,7 @@ from testcontainers.core.network import Network
 
 from integration.containers import MASTER_KEY, READY_SECONDS, GuardedProxy, MockAkto, MockLlm, proxy_config
 from integration.test_chat import CARD, MASKED
+from integration.test_routes import skip_before, skip_from
 
 BAD = "please zebra-block this"
 # The part of the template is the operator's, the variable the caller's.
@@ -297,6 +298,10 @@ def searching_proxies(
         proxy.stop()
 
 
+# The release in which a chat request was first seen to end with what became of a search that its model had asked for.
+PASSED_ON = "1.110.2"
+
+
 @pytest.mark.parametrize("checks_answers", [False, True], ids=["answers unchecked", "answers checked"])
 @pytest.mark.parametrize(
     ("api", "stream"), [("chat", False), ("messages", False), ("messages", True)], ids=["chat", "whole", "streamed"]
@@ -309,6 +314,8 @@ def test_an_answer_after_a_refused_search_of_the_models_is_checked_and_recorded(
     api: str,
     stream: bool,
 ) -> None:
+    if api == "chat":
+        skip_from(searching_proxies[checks_answers], PASSED_ON)
     llm.says(tool="litellm_web_search", arguments=json.dumps({"query": BAD}))
     path, body = SEARCHING[api]
     status = 403 if checks_answers else 200
@@ -329,6 +336,7 @@ def test_an_answer_after_a_refused_search_of_the_models_is_checked_and_recorded(
 def test_a_request_that_fails_after_a_refused_search_is_recorded_with_its_own_text(
     searching_proxies: dict[bool, GuardedProxy], akto: MockAkto, llm: MockLlm
 ) -> None:
+    skip_from(searching_proxies[False], PASSED_ON)
     llm.says(tool="litellm_web_search", arguments=json.dumps({"query": BAD}))
     path, body = SEARCHING["chat"]
     # LiteLLM 1.106.2 asks for the whole answer because of its tool, and then takes it for a stream.
@@ -336,6 +344,22 @@ def test_a_request_that_fails_after_a_refused_search_is_recorded_with_its_own_te
     refused, own = akto.wait_for("record", 2)
     assert (refused["body"]["statusCode"], own["body"]["statusCode"]) == ("403", "500")
     assert json.loads(own["body"]["requestPayload"])["body"]["messages"] == QUESTION["messages"]
+
+
+@pytest.mark.parametrize("checks_answers", [False, True], ids=["answers unchecked", "answers checked"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_where_litellm_passes_on_that_a_search_was_refused_the_request_is(
+    searching_proxies: dict[bool, GuardedProxy], akto: MockAkto, llm: MockLlm, checks_answers: bool, stream: bool
+) -> None:
+    skip_before(searching_proxies[checks_answers], PASSED_ON)
+    llm.says(tool="litellm_web_search", arguments=json.dumps({"query": BAD}))
+    path, body = SEARCHING["chat"]
+    response = searching_proxies[checks_answers].post(path, {**body, **QUESTION, "stream": stream})
+    assert response.status_code == 403, response.text
+    assert len(llm.requests()) == 1, "neither the search nor a second call of the model"
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == "403"
+    assert json.loads(record["body"]["requestPayload"]) == {"body": {"query": BAD}}
 
 
 @pytest.mark.parametrize("models", ["gpt-4o-mini", "gpt-4o-mini,claude"])

@@ -23,7 +23,7 @@ def test_a_first_word_without_a_dash_names_the_component(
     assert parse(command_line) == Arguments(word, options)
 
 
-@pytest.mark.parametrize("option", ["--help", "--version", "-v"])
+@pytest.mark.parametrize("option", ["--help", "--version", "-v", "--check_migrations_against_existing_data"])
 @pytest.mark.parametrize("before", [[], ["litellm"], ["--port", "4000"]])
 def test_a_question_is_told_from_a_start(option: str, before: list[str]) -> None:
     assert parse([*before, option]).asks_for_information

@@ -148,6 +148,10 @@ class TestSources:
         assert len(tool_calls_of(chat(tool_calls=[function()] * 1_000))) == 128
         assert len(tool_calls_of([chat(tool_calls=[function()] * 100)] * 10)) == 128
 
+    @pytest.mark.parametrize("kind", ["custom_tool_call", "function_call", "mcp_call"])
+    def test_what_has_lost_its_name_is_none(self, kind: str) -> None:
+        assert tool_calls_of({"output": [{"type": kind, "arguments": TEXT}]}) == []
+
     @pytest.mark.parametrize(
         "answer", [None, 7, "text", [], {}, [None, 7, []], chat(content="hi"), chat(tool_calls=None)]
     )

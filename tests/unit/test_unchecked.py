@@ -86,7 +86,10 @@ def test_a_request_that_sends_no_content_has_nothing_to_be_checked(method: str, 
         ("/v1/realtime", REALTIME),
         ("/realtime", REALTIME),
         ("/openai/v1/realtime", REALTIME),
+        ("/v1/realtime/translations", REALTIME),
+        ("/openai/v1/live/sessions", REALTIME),
         ("/vertex_ai/live", WEBSOCKET),
+        ("/deepgram/v1/speak", WEBSOCKET),
         ("/deepgram/v1/listen", WEBSOCKET),
         ("/v1/responses/other", WEBSOCKET),
         ("/my/v1/responses", WEBSOCKET),
@@ -145,7 +148,7 @@ def test_a_line_feed_in_a_path_hides_no_mcp_endpoint(path: str) -> None:
     assert is_mcp_endpoint("POST", came_in(path))
 
 
-@pytest.mark.parametrize("name", ["prompts/get", "resources/read", "completion/complete"])
+@pytest.mark.parametrize("name", ["prompts/get", "resources/read", "resources/subscribe", "completion/complete"])
 def test_methods_whose_content_no_hook_sees_are_unchecked(name: str) -> None:
     assert is_unchecked_mcp_method(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from types import SimpleNamespace
@@ -120,6 +121,30 @@ def test_the_guard_is_closed_even_if_the_proxys_shutdown_fails(monkeypatch: pyte
     with pytest.raises(RuntimeError):
         asyncio.run(proxy.server.proxy_shutdown_event())
     assert proxy.events == ["guard closed"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_guard_does_not_wait_for_what_other_callbacks_still_have_to_do(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """LiteLLM 1.110 waits for them before its shutdown event, mostly longer than the server has left."""
+    proxy = FakeProxy(monkeypatch)
+
+    async def drain() -> None:
+        proxy.events.append("others drained")
+
+    async def close() -> None:
+        proxy.events.append("guard closed")
+        if fails:
+            raise RuntimeError
+
+    proxy.guard.close = close  # type: ignore[attr-defined]
+    proxy.server._flush_spend_around_logging_drain_on_shutdown = drain
+    ensure_guarded()
+    with contextlib.suppress(RuntimeError):
+        asyncio.run(proxy.server._flush_spend_around_logging_drain_on_shutdown())
+    asyncio.run(proxy.server.proxy_shutdown_event())
+    assert proxy.events == ["guard closed", "others drained", "shutdown"]
 
 
 @pytest.mark.parametrize("may_refuse", [True, False])
