@@ -67,8 +67,7 @@ CLIENT_LEFT: Final = 499
 _LATE_SECONDS: Final = 60.0
 # LiteLLM may make an answer of the Responses API in the background, and serve calls of a session in its first request.
 _BACKGROUND_SECONDS: Final = 600.0
-_RESPONSES: Final = "aresponses"
-_BACKGROUND: Final = frozenset({_RESPONSES, MCP_CALL})
+_BACKGROUND: Final = frozenset({"aresponses", MCP_CALL})
 # Of a client that has gone: LiteLLM cancels most of its calls, and brings at once what came of the others.
 _LEFT_SECONDS: Final = 10.0
 
@@ -244,9 +243,6 @@ class Guard:
 
     async def _check_request(self, data: dict[str, Any], key: KeyHolder, call_type: str) -> None:
         self._refuse_unshown(data, call_type)
-        if call_type == _RESPONSES and _is_on_guarded_socket():
-            # LiteLLM 1.110 shows each turn on a WebSocket once more, after it has read it.
-            return
         if call_type == _FETCHED:
             if self._settings.response_guardrails:
                 fetched = Subject({"response_id": data.get("response_id")}, {})
@@ -276,8 +272,13 @@ class Guard:
         is_known = self._allowed_tools.has(exchange)
         earlier = replace(exchange, judgement=_ALLOWED) if is_known else None
         judgement = (await self._judged(exchange, subject, earlier)).judgement
-        # None: with SYNC_MODE=false, where nothing depends on the answer.
-        if not is_known and (judgement is None or outcome_of(judgement) == "allowed"):
+        if not is_known and judgement is not None:
+            self._note_tool(exchange, judgement)
+
+    def _note_tool(self, exchange: Exchange, judgement: Judgement) -> None:
+        verdict = judgement.verdict
+        is_allowed = verdict.decision is Decision.ALLOW and verdict.cause is None and not judgement.changes
+        if exchange.call_type == MCP_LIST and is_allowed:
             self._allowed_tools.add(exchange)
 
     async def check_turn(
@@ -575,6 +576,7 @@ class Guard:
                 self._journal.violation_seen(exchange, judgement, of_answer=of_answer)
             if judgement.changes:
                 self._journal.mask_seen(exchange, judgement, of_answer=of_answer)
+            self._note_tool(exchange, judgement)
 
     def finished(self, data: Mapping[str, object], answer: object, status: int) -> None:
         """Records the exchange that `data` belongs to with its `answer`, once; later calls for it do nothing."""
@@ -647,6 +649,11 @@ class Guard:
         key = key_of(data)
         return self._open.get(key) or self._displaced.get(key)
 
+    def call_type_of(self, data: Mapping[str, object]) -> str:
+        """The call type of the exchange whose answer is coming; "" where there is none."""
+        exchange = self._answered(data)
+        return "" if exchange is None else exchange.call_type
+
     def open_exchange(self, data: Mapping[str, object]) -> Exchange | None:
         """The exchange that `data` belongs to, if it is not recorded yet."""
         return self._open.get(key_of(data))
@@ -689,11 +696,6 @@ def _may_carry_text(call_type: str) -> bool:
     request = current_request()
     is_bodiless = request is not None and request.method in ("GET", "DELETE") and not request.is_websocket
     return call_type not in _ADMINISTRATION and (call_type == PASS_THROUGH or not is_bodiless)
-
-
-def _is_on_guarded_socket() -> bool:
-    request = current_request()
-    return request is not None and request.has_guarded_turns
 
 
 def _is_sent_as_read() -> bool:

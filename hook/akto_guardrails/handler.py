@@ -104,7 +104,11 @@ class GuardrailsHandler(CustomLogger):
     ) -> None:
         """Checks the request; raises the exception that LiteLLM turns into an error in the client's own format."""
         if call_type == _RESPONSES_SOCKET and "websocket" in data:
-            self._guard_turns(user_api_key_dict, data, call_type)
+            await self._guard_turns(user_api_key_dict, data, call_type)
+            return
+        request = current_request()
+        if call_type == "aresponses" and request is not None and request.has_guarded_turns:
+            # LiteLLM 1.110 shows each turn on a WebSocket once more, after it has read it.
             return
         try:
             await self._guard.check_request(data, user_api_key_dict, call_type)
@@ -138,8 +142,7 @@ class GuardrailsHandler(CustomLogger):
         """Checks an answer that was not streamed, where answers are checked, and records it."""
         if self._guard.checks_answers(data):
             body: object = None
-            exchange = self._guard.open_exchange(data)
-            call_type = "" if exchange is None else exchange.call_type
+            call_type = self._guard.call_type_of(data)
             try:
                 body = answer_body(response)
                 judgement = await self._guard.check_answer(data, body)
@@ -364,14 +367,18 @@ class GuardrailsHandler(CustomLogger):
             deep = UnmappableMask("the answer is nested too deeply")
             raise self._guard.refusal_of_answer_mask(data, latest, deep, answer.body) from None
 
-    def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
-        """Has every message on a WebSocket checked, the first one too, which came before this hook."""
+    async def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
+        """Has every message on a WebSocket checked, the first one now: LiteLLM read it before this hook."""
         turns = Turns(self._guard, data, key, call_type)
-        data["websocket"] = GuardedSocket(data["websocket"], data.pop("first_message", None), turns)
+        data["websocket"] = socket = GuardedSocket(data["websocket"], turns)
         request = current_request()
         if request is not None:
             request.has_guarded_turns = True
             request.when_ended(turns.end)
+        first = data.pop("first_message", None)
+        checked = None if first is None else await socket.checked(first)
+        if checked is not None:
+            data["first_message"] = checked
 
     def _is_answered_late(self, kwargs: Mapping[str, object], call_type: object) -> bool:
         exchange = self._guard.open_exchange(kwargs)

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import Awaitable, Callable, MutableSequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableSequence
 from typing import Any, Final
 
 from akto_guardrails.asgi import guarded_application
@@ -58,14 +58,13 @@ def ensure_guarded() -> None:
             litellm.sse_keepalive_ping_interval_seconds = guard.keep_alive_seconds
         guard.start(has_metrics=any(getattr(route, "path", None) == "/metrics" for route in proxy_server.app.routes))
 
-    is_closed = False
+    closing: asyncio.Task[None] | None = None
 
     async def close() -> None:
-        nonlocal is_closed
-        if not is_closed:
-            is_closed = True
-            await _finish_log_events()
-            await guard.close()
+        nonlocal closing
+        if closing is None:
+            closing = asyncio.create_task(_close(guard))
+        await asyncio.shield(closing)
 
     proxy_logging = proxy_server.proxy_logging_obj
     if not callable(getattr(proxy_logging, "startup_event", None)):
@@ -76,7 +75,7 @@ def ensure_guarded() -> None:
         _have_batch_lines_whole(sys.modules.get(_BATCH_FILES))
     proxy_server.proxy_shutdown_event = _followed_by(close, proxy_server.proxy_shutdown_event)
     if hasattr(proxy_server, _DRAIN):
-        setattr(proxy_server, _DRAIN, _after(close, getattr(proxy_server, _DRAIN)))
+        setattr(proxy_server, _DRAIN, _beside(close, getattr(proxy_server, _DRAIN)))
 
 
 def _have_batch_lines_whole(batch_files: Any) -> None:
@@ -141,23 +140,44 @@ def _preceded_by(first: Callable[[], None], function: Callable[..., Any]) -> Cal
     return wrapper
 
 
+async def _close(guard: Any) -> None:
+    await _finish_log_events()
+    try:
+        await guard.close()
+    except Exception as error:  # noqa: BLE001 - LiteLLM has more to do at its stop
+        _log.warning("the guard could not be closed: %s", type(error).__name__)
+
+
 async def _finish_log_events() -> None:
     """Lets LiteLLM's queue of log events run empty: at a stop it would be thrown away (seen on 1.106.2)."""
     try:
-        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
-
-        await asyncio.wait_for(GLOBAL_LOGGING_WORKER.flush(), _LOG_EVENT_SECONDS)
+        async with asyncio.timeout(_LOG_EVENT_SECONDS):
+            await _drain_log_events()
     except Exception as error:  # noqa: BLE001 - whatever keeps them back, the records there are have to be delivered
         _log.warning("LiteLLM's log events were not all finished: %s", type(error).__name__)
 
 
-def _after(first: Callable[[], Awaitable[None]], function: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+async def _drain_log_events() -> None:
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+    from litellm.responses import streaming_iterator
+
+    # Before 1.110 no log event is on its way into the queue when requests have drained.
+    drain = getattr(streaming_iterator, "drain_logging_tasks", None)
+    if drain is not None:
+        await drain(_LOG_EVENT_SECONDS / 2)
+    await GLOBAL_LOGGING_WORKER.flush()
+
+
+def _beside(
+    other: Callable[[], Coroutine[Any, Any, None]], function: Callable[..., Awaitable[None]]
+) -> Callable[..., Any]:
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> None:
+        task = asyncio.create_task(other())
         try:
-            await first()
-        finally:
             await function(*args, **kwargs)
+        finally:
+            await task
 
     return wrapper
 

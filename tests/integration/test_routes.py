@@ -180,10 +180,9 @@ def test_a_catalog_that_was_allowed_is_not_checked_again_at_once(
     llm.says(text="a tool that nobody has listed yet")
     listing = {"method": "tools/list", "params": {}}
     first = post_message(routes_proxy, "/mcp/", listing)
-    checks = akto.calls("check")
-    assert "nobody has listed yet" in payloads(checks)
     assert post_message(routes_proxy, "/mcp/", listing).json["result"] == first.json["result"]
-    assert akto.calls("check") == checks
+    # The definitions of the other tools may have been allowed a minute ago.
+    assert payloads(akto.calls("check")).count("nobody has listed yet") == 1
 
 
 @pytest.mark.parametrize("route", SERVED_UNCHECKED, ids=lambda route: route.name)

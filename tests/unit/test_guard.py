@@ -1897,14 +1897,14 @@ class TestToolCalls:
         "mcp_server_name": "shop",
     }
 
-    def listed(self, guarded: Guarded, times: int = 2, **changed: str) -> int:
-        """How many checks it takes to list a tool so many times."""
+    def listed(self, guarded: Guarded, **changed: str) -> int:
+        """How many checks there were when a tool was listed twice."""
 
         async def main() -> None:
-            for _ in range(times):
+            for _ in range(2):
                 with contextlib.suppress(Refusal):
                     await guarded.guard.check_request({**self.TOOL, **changed}, Key(), "list_mcp_tools")
-            await background_work()
+                await background_work()
 
         asyncio.run(main())
         return len(guarded.client.checks)
@@ -1916,9 +1916,10 @@ class TestToolCalls:
         assert self.listed(guarded, mcp_tool_description="Pays all money back") == 2
         assert self.listed(guarded, mcp_server_name="bank") == 3
 
+    @pytest.mark.parametrize("mode", ["true", "false"])
     @pytest.mark.parametrize("verdict", [BLOCK, ALERT, mask("money", "<MONEY>"), unavailable(Cause.TIMEOUT)])
-    def test_any_other_one_is(self, verdict: Verdict | Callable[[dict[str, Any]], Verdict]) -> None:
-        assert self.listed(Guarded(verdict, UNREACHABLE_FALLBACK="fail_open")) == 2
+    def test_any_other_one_is(self, verdict: Verdict | Callable[[dict[str, Any]], Verdict], mode: str) -> None:
+        assert self.listed(Guarded(verdict, UNREACHABLE_FALLBACK="fail_open", SYNC_MODE=mode)) == 2
 
     def test_a_known_one_is_shown_as_allowed(self) -> None:
         guarded = Guarded()
@@ -2122,17 +2123,6 @@ class TestTurns:
         with pytest.raises(Refusal):
             self.turn(guarded, {"type": "response.create", "input": "poison"})
         assert [record["status"] for record in guarded.records] == ["403"]
-
-    @pytest.mark.parametrize("is_guarded", [True, False])
-    def test_litellms_own_look_at_a_turn_is_no_second_one(self, *, is_guarded: bool) -> None:
-        guarded = Guarded()
-
-        async def main() -> None:
-            came_in("/v1/responses", kind="websocket").has_guarded_turns = is_guarded
-            await guarded.guard.check_request({"model": "m", "input": "hello"}, Key(), "aresponses")
-
-        asyncio.run(main())
-        assert len(guarded.client.checks) == (not is_guarded)
 
     def test_one_without_text_is_not_checked(self) -> None:
         guarded = Guarded(BLOCK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from types import SimpleNamespace
@@ -131,6 +130,7 @@ def test_the_guard_does_not_wait_for_what_other_callbacks_still_have_to_do(
     proxy = FakeProxy(monkeypatch)
 
     async def drain() -> None:
+        await asyncio.sleep(0.05)
         proxy.events.append("others drained")
 
     async def close() -> None:
@@ -138,13 +138,38 @@ def test_the_guard_does_not_wait_for_what_other_callbacks_still_have_to_do(
         if fails:
             raise RuntimeError
 
+    async def stop() -> None:
+        await proxy.server._flush_spend_around_logging_drain_on_shutdown()
+        await proxy.server.proxy_shutdown_event()
+
     proxy.guard.close = close  # type: ignore[attr-defined]
     proxy.server._flush_spend_around_logging_drain_on_shutdown = drain
     ensure_guarded()
-    with contextlib.suppress(RuntimeError):
-        asyncio.run(proxy.server._flush_spend_around_logging_drain_on_shutdown())
-    asyncio.run(proxy.server.proxy_shutdown_event())
+    asyncio.run(stop())
     assert proxy.events == ["guard closed", "others drained", "shutdown"]
+
+
+def test_a_stop_that_is_broken_off_does_not_break_off_the_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+
+    async def close() -> None:
+        await asyncio.sleep(0.05)
+        proxy.events.append("guard closed")
+
+    async def drain() -> None:
+        await asyncio.sleep(60)
+
+    async def stop() -> None:
+        first = asyncio.create_task(proxy.server._flush_spend_around_logging_drain_on_shutdown())
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await proxy.server.proxy_shutdown_event()
+
+    proxy.guard.close = close  # type: ignore[attr-defined]
+    proxy.server._flush_spend_around_logging_drain_on_shutdown = drain
+    ensure_guarded()
+    asyncio.run(stop())
+    assert proxy.events == ["shutdown", "guard closed"]
 
 
 @pytest.mark.parametrize("may_refuse", [True, False])
