@@ -104,7 +104,7 @@ class GuardrailsHandler(CustomLogger):
     ) -> None:
         """Checks the request; raises the exception that LiteLLM turns into an error in the client's own format."""
         if call_type == _RESPONSES_SOCKET and "websocket" in data:
-            await self._guard_turns(user_api_key_dict, data, call_type)
+            self._guard_turns(user_api_key_dict, data, call_type)
             return
         request = current_request()
         if call_type == "aresponses" and request is not None and request.has_guarded_turns:
@@ -367,18 +367,17 @@ class GuardrailsHandler(CustomLogger):
             deep = UnmappableMask("the answer is nested too deeply")
             raise self._guard.refusal_of_answer_mask(data, latest, deep, answer.body) from None
 
-    async def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
-        """Has every message on a WebSocket checked, the first one now: LiteLLM read it before this hook."""
+    def _guard_turns(self, key: KeyHolder, data: dict[str, Any], call_type: str) -> None:
+        """Has every message on a WebSocket checked, the first one too, which came before this hook.
+
+        That one has to be read again: in the one that it has, LiteLLM puts back the text that it read.
+        """
         turns = Turns(self._guard, data, key, call_type)
-        data["websocket"] = socket = GuardedSocket(data["websocket"], turns)
+        data["websocket"] = GuardedSocket(data["websocket"], data.pop("first_message", None), turns)
         request = current_request()
         if request is not None:
             request.has_guarded_turns = True
             request.when_ended(turns.end)
-        first = data.pop("first_message", None)
-        checked = None if first is None else await socket.checked(first)
-        if checked is not None:
-            data["first_message"] = checked
 
     def _is_answered_late(self, kwargs: Mapping[str, object], call_type: object) -> bool:
         exchange = self._guard.open_exchange(kwargs)

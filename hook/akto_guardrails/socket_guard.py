@@ -30,8 +30,10 @@ class Conversation(Protocol):
 class GuardedSocket:
     """Stands in for Starlette's WebSocket: everything but reading and writing text is passed on to it."""
 
-    def __init__(self, socket: Any, conversation: Conversation) -> None:
+    def __init__(self, socket: Any, first: str | None, conversation: Conversation) -> None:
+        """`first`: a message that was read already."""
         self._socket = socket
+        self._first = first
         self._conversation = conversation
 
     def __getattr__(self, name: str) -> Any:
@@ -40,22 +42,17 @@ class GuardedSocket:
     async def receive_text(self) -> str:
         """The next message that may be read; the client is told about those that may not."""
         while True:
-            checked = await self.checked(await self._next())
-            if checked is not None:
-                return checked
-
-    async def checked(self, message: str) -> str | None:
-        """What may be read in place of `message`; None if nothing may, which the client is told."""
-        try:
-            event = json.loads(message)
-            if not isinstance(event, dict):
-                raise RefusedTurn("a message has to be a JSON object")
-            await self._conversation.check(event)
-        except (RefusedTurn, ValueError, RecursionError) as refused:
-            await self._socket.send_text(_error_event(refused))
-            return None
-        # Written anew: of two entries with one name, only the checked one is left.
-        return json.dumps(event, ensure_ascii=False)
+            message = await self._next()
+            try:
+                event = json.loads(message)
+                if not isinstance(event, dict):
+                    raise RefusedTurn("a message has to be a JSON object")
+                await self._conversation.check(event)
+            except (RefusedTurn, ValueError, RecursionError) as refused:
+                await self._socket.send_text(_error_event(refused))
+            else:
+                # Written anew: of two entries with one name, only the checked one is left.
+                return json.dumps(event, ensure_ascii=False)
 
     async def send_text(self, data: str) -> None:
         """Sends one event to the client."""
@@ -63,6 +60,9 @@ class GuardedSocket:
         await self._socket.send_text(data)
 
     async def _next(self) -> str:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
         try:
             return str(await self._socket.receive_text())
         except BaseException:  # the client has gone or the connection is cancelled: noted, and passed on

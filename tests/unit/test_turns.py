@@ -49,7 +49,9 @@ def completed(text: str) -> str:
     return json.dumps({"type": "response.completed", "response": {"id": text}})
 
 
-def converse(guarded: Guarded, socket: Socket, serve: Callable[[GuardedSocket], Awaitable[None]]) -> None:
+def converse(
+    guarded: Guarded, socket: Socket, serve: Callable[[GuardedSocket], Awaitable[None]], first: str | None = None
+) -> None:
     """LiteLLM serves a connection until the client has gone."""
 
     async def main() -> None:
@@ -59,7 +61,7 @@ def converse(guarded: Guarded, socket: Socket, serve: Callable[[GuardedSocket], 
         request.has_guarded_turns = True
         request.when_ended(turns.end)
         with contextlib.suppress(ClientGone):
-            await serve(GuardedSocket(socket, turns))
+            await serve(GuardedSocket(socket, first, turns))
         request.end()
         assert guarded.guard._open.take_all() == []
 
@@ -80,8 +82,8 @@ def test_each_turn_is_recorded_with_its_answer() -> None:
             text = json.loads(await socket.receive_text())["input"]
             await socket.send_text(completed(text))
 
-    socket = Socket(turn("one"), turn("two"))
-    converse(guarded, socket, serve)
+    socket = Socket(turn("two"))
+    converse(guarded, socket, serve, first=turn("one"))
     assert [said(record) for record in guarded.records] == [
         ("one", "200", {"id": "one"}),
         ("two", "200", {"id": "two"}),
