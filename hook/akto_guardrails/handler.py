@@ -338,11 +338,14 @@ class GuardrailsHandler(CustomLogger):
         """
         latest: object = None
         judgement: Judgement | None = None
+        is_rest = _is_rest_of_an_answer(data)
 
         async def judge(body: object) -> Mapping[Path, str]:
             nonlocal latest, judgement
             latest = body
             judgement = await self._guard.check_answer(data, body, answer.body)
+            if is_rest and judgement.changes:
+                raise UnmappableMask("the stream may begin in the middle of what is to be masked")
             return judgement.changes
 
         def note_passed() -> None:
@@ -357,7 +360,8 @@ class GuardrailsHandler(CustomLogger):
                 self._guard.note_internal_error(error)
 
         try:
-            async with aclosing(guarded(response, judge, self._window, collect_rest, note_passed)) as items:
+            window = None if is_rest else self._window
+            async with aclosing(guarded(response, judge, window, collect_rest, note_passed)) as items:
                 async for item in items:
                     yield item
         except UnmappableMask as error:
@@ -465,6 +469,13 @@ def _for_litellm(refusal: Refusal, call_type: str = "") -> GuardrailRaisedExcept
         # Without these the two releases answer "None".
         error.type, error.param = "permission_error", None
     return error
+
+
+def _is_rest_of_an_answer(data: Mapping[str, object]) -> bool:
+    """Whether a stream of a stored answer was asked for from some event on (LiteLLM 1.110.2)."""
+    query = data.get("extra_query")
+    asked = [data, query] if isinstance(query, dict) else [data]
+    return any(each.get("starting_after") is not None for each in asked)
 
 
 def _gemini_error(refusal: Refusal) -> bytes:

@@ -47,13 +47,16 @@ _NAMES: Final = frozenset(
 # What a tool is called with, where that is an object, and what the same is called as JSON text. Numbers and names in it
 # are the model's words as much as strings are.
 INPUT_AS_TEXT: Final = {"args": "partial_args", "input": "partial_json"}
+# Encrypted thoughts and summaries. LiteLLM puts a head before them, and where it makes an answer of the Responses API
+# of another one, it writes them down as they are, as JSON (1.110.2; thoughts on 1.106.2, too).
+_ENCRYPTED: Final = "encrypted_content"
+_LITELLMS_HEAD: Final = re.compile(r"litellm_enc:[^;]*;")
 # What no policy can read: signatures and encrypted thoughts of providers, padding, media.
 _OPAQUE: Final = frozenset(
     [
         "signature",
         "thoughtSignature",
         "thought_signature",
-        "encrypted_content",
         "obfuscation",
         "b64_json",
         "partial_image_b64",
@@ -193,7 +196,8 @@ class Unit:
         """`text` as what stands at `place` now: a string, or an object or a list that is read as JSON text."""
         standing = standing_at(self.data, place)
         if isinstance(standing, str):
-            return text
+            head = _LITELLMS_HEAD.match(standing) if place[-1:] == (_ENCRYPTED,) else None
+            return text if head is None else head[0] + text
         data = parsed(text)
         if not isinstance(data, dict if isinstance(standing, dict) else list):
             raise UnmappableMask("the mask leaves something else in the place of an object or a list")
@@ -214,6 +218,8 @@ class Unit:
         else:
             self._mirror(data, (), (), "alone")
             self.facts.clear()
+            if entry(data, "jsonrpc") is not None:
+                self.pieces = [self._of_artifact(piece) for piece in self.pieces]
 
     def _read_chunk(self, chunk: Any) -> None:
         for key, child in children_of(chunk):
@@ -295,6 +301,14 @@ class Unit:
                 slot = 0 if entry(part, "thought") else 1
             self._mirror(part, (*place, position), (*base, "content", "parts", slot), "delta")
 
+    def _of_artifact(self, piece: Piece) -> Piece:
+        """Text of an agent's (A2A) artifact goes on from event to event; any other text of its comes whole."""
+        place = piece.place
+        if place[-4:-2] != ("artifact", "parts") or place[-1] != "text":
+            return piece
+        which = str(entry(standing_at(self.data, place[:-3]), "artifactId"))
+        return piece._replace(kind="delta", target=("artifacts", which, *place[-3:]))
+
     def _inside(self, value: Any, place: Path) -> Iterable[tuple[Any, Any]]:
         """What `value` holds. A string where an object or a list should be is text as well."""
         if isinstance(value, str):
@@ -305,10 +319,7 @@ class Unit:
         """Notes every string in `value`, in the whole answer in the same structure below `target`."""
         key = place[-1] if place else None
         if isinstance(value, str):
-            if key in _NAMES and INPUT_AS_TEXT.keys().isdisjoint(place):
-                self.facts.append((target, value))
-            elif value and not _is_opaque(place, value):
-                self.pieces.append(Piece(kind, place, target, value))
+            self._mirror_text(value, place, target, kind)
         elif isinstance(value, int):
             if key == "created":
                 self.facts.append((target, value))
@@ -327,6 +338,15 @@ class Unit:
                 if child is not None:
                     slot = index_of(child, "index", name) if is_list else name
                     self._mirror(child, (*place, name), (*target, slot), kind)
+
+    def _mirror_text(self, value: str, place: Path, target: Path, kind: Kind) -> None:
+        key = place[-1] if place else None
+        if key in _NAMES and INPUT_AS_TEXT.keys().isdisjoint(place):
+            self.facts.append((target, value))
+            return
+        text = _not_encrypted(value) if key == _ENCRYPTED else value
+        if text and not _is_opaque(place, text):
+            self.pieces.append(Piece(kind, place, target, text))
 
 
 class Units:
@@ -468,6 +488,14 @@ def _is_opaque(place: Path, text: str) -> bool:
     if not place or len(place) == 1 or place[-1] in _OPAQUE:
         return bool(place) and place[-1] in _OPAQUE
     return _may_be_media(place) and _BASE64.fullmatch(text) is not None
+
+
+def _not_encrypted(text: str) -> str | None:
+    """What stands there in the place of encrypted thoughts, as JSON without escapes; None when they are encrypted."""
+    head = _LITELLMS_HEAD.match(text)
+    written = text[head.end() :] if head else text
+    data = parsed(written) if written.startswith(("{", "[")) else None
+    return None if data is None else json_text(data)
 
 
 def _may_be_media(place: Path) -> bool:

@@ -183,6 +183,19 @@ def gemini_text(items: list[Item]) -> str:
     return "".join(data["candidates"][0]["content"]["parts"][0]["text"] for data in data_of(items))
 
 
+def agent(parts: list[str]) -> list[Item]:
+    """Of an agent's (A2A) answer."""
+    artifacts = [{"artifactId": "a", "parts": [{"kind": "text", "text": part}]} for part in parts]
+    updates = [{"kind": "artifact-update", "taskId": "t", "append": True, "artifact": each} for each in artifacts]
+    done = {"kind": "status-update", "taskId": "t", "status": {"state": "completed"}, "final": True}
+    return [event({"jsonrpc": "2.0", "id": "1", "result": result}) for result in (*updates, done)]
+
+
+def agent_text(items: list[Item]) -> str:
+    results = [data["result"] for data in data_of(items)]
+    return "".join(result["artifact"]["parts"][0]["text"] for result in results if "artifact" in result)
+
+
 Make = Callable[[list[str]], list[Item]]
 Read = Callable[[list[Item]], str]
 KINDS = [
@@ -193,6 +206,8 @@ KINDS = [
     pytest.param(anthropic, anthropic_text, id="anthropic"),
     pytest.param(gemini, gemini_text, id="gemini"),
 ]
+# The record of an agent's answer has its events as they came.
+EVERY_KIND = [*KINDS, pytest.param(agent, agent_text, id="agent")]
 
 
 def some_text(dice: random.Random, cards: int) -> list[str]:
@@ -212,7 +227,7 @@ def some_text(dice: random.Random, cards: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize(("make", "read"), KINDS)
+@pytest.mark.parametrize(("make", "read"), EVERY_KIND)
 def test_what_comes_out_is_the_masked_text(make: Make, read: Read, seed: int) -> None:
     dice = random.Random(seed)
     parts = some_text(dice, dice.choice((0, 1, 4, 25)))
@@ -229,7 +244,7 @@ def test_what_comes_out_is_the_masked_text(make: Make, read: Read, seed: int) ->
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("window", [BUFFER, Window(30, 10, 60), Window(30, 40, 0.0)])
-@pytest.mark.parametrize(("make", "read"), KINDS)
+@pytest.mark.parametrize(("make", "read"), EVERY_KIND)
 def test_a_benign_stream_comes_out_as_it_was(make: Make, read: Read, window: Window | None, seed: int) -> None:
     items = make(some_text(random.Random(seed), 0))
     out = released(items, Judge(), window)
@@ -241,7 +256,7 @@ def test_a_benign_stream_comes_out_as_it_was(make: Make, read: Read, window: Win
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize(("make", "read"), KINDS)
+@pytest.mark.parametrize(("make", "read"), EVERY_KIND)
 def test_nothing_of_a_match_gets_out_before_a_block(make: Make, read: Read, seed: int) -> None:
     dice = random.Random(seed)
     parts = [
@@ -1049,3 +1064,30 @@ def test_items_of_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert changed[4].response.output[0].content[0].text == "[CARD]"
     assert events[4].response.output[0].content[0].text == "1234-5678"
     assert judge.bodies[0]["output"][0]["content"][0]["text"] == "1234-5678"
+
+
+@pytest.mark.parametrize("head", ["", "litellm_enc:bW9kZWw;"])
+def test_thoughts_that_litellm_wrote_down_in_the_place_of_encrypted_ones_are_masked(head: str) -> None:
+    said = "Es w\u00e4re 1234-5678"
+    thoughts = json.dumps([{"type": "thinking", "thinking": said, "signature": "c2ln"}])
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": head + thoughts}
+    completed = {"type": "response.completed", "response": {"id": "r", "output": [item]}}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": item}
+    judge = Judge()
+    out = released([SimpleNamespace(**done), SimpleNamespace(**completed)], judge, BUFFER)
+    assert said in judge.bodies[0]["output"][0]["encrypted_content"].replace('\\"', '"')
+    for masked in (out[0].item, out[1].response["output"][0]):
+        text = masked["encrypted_content"]
+        assert text.startswith(head)
+        assert json.loads(text.removeprefix(head)) == [
+            {"type": "thinking", "thinking": "Es w\u00e4re [CARD]", "signature": "c2ln"}
+        ]
+
+
+@pytest.mark.parametrize("encrypted", ["gAAAAABo+/=", "litellm_enc:bW9kZWw;gAAAAABo+/=", "{not JSON", "", "7"])
+def test_encrypted_thoughts_are_no_text(encrypted: str) -> None:
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": encrypted}
+    done = SimpleNamespace(type="response.output_item.done", output_index=0, item=item)
+    judge = Judge()
+    assert released([done], judge, BUFFER) == [done]
+    assert judge.bodies == []
