@@ -218,7 +218,8 @@ class Unit:
         else:
             self._mirror(data, (), (), "alone")
             self.facts.clear()
-            if entry(data, "jsonrpc") is not None:
+            # LiteLLM has events of agents as objects of A2A's SDK, whose unions are in `root`.
+            if entry(entry(data, "root") or data, "jsonrpc") is not None:
                 self.pieces = [self._of_artifact(piece) for piece in self.pieces]
 
     def _read_chunk(self, chunk: Any) -> None:
@@ -303,11 +304,12 @@ class Unit:
 
     def _of_artifact(self, piece: Piece) -> Piece:
         """Text of an agent's (A2A) artifact goes on from event to event; any other text of its comes whole."""
-        place = piece.place
+        place = tuple(key for key in piece.place if key != "root")
         if place[-4:-2] != ("artifact", "parts") or place[-1] != "text":
             return piece
-        which = str(entry(standing_at(self.data, place[:-3]), "artifactId"))
-        return piece._replace(kind="delta", target=("artifacts", which, *place[-3:]))
+        artifact = standing_at(self.data, piece.place[: piece.place.index("artifact") + 1])
+        which = entry(artifact, "artifact_id") or entry(artifact, "artifactId")
+        return piece._replace(kind="delta", target=("artifacts", str(which), *place[-3:]))
 
     def _inside(self, value: Any, place: Path) -> Iterable[tuple[Any, Any]]:
         """What `value` holds. A string where an object or a list should be is text as well."""

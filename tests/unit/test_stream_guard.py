@@ -196,6 +196,22 @@ def agent_text(items: list[Item]) -> str:
     return "".join(result["artifact"]["parts"][0]["text"] for result in results if "artifact" in result)
 
 
+def agent_objects(parts: list[str]) -> list[Item]:
+    """The same as LiteLLM has it of A2A's SDK."""
+
+    def update(part: str) -> SimpleNamespace:
+        text = SimpleNamespace(root=SimpleNamespace(kind="text", text=part))
+        artifact = SimpleNamespace(artifact_id="a", parts=[text])
+        result = SimpleNamespace(kind="artifact-update", task_id="t", append=True, artifact=artifact)
+        return SimpleNamespace(root=SimpleNamespace(jsonrpc="2.0", id="1", result=result))
+
+    return [update(part) for part in parts]
+
+
+def agent_objects_text(items: list[Item]) -> str:
+    return "".join(item.root.result.artifact.parts[0].root.text for item in items)
+
+
 Make = Callable[[list[str]], list[Item]]
 Read = Callable[[list[Item]], str]
 KINDS = [
@@ -207,7 +223,11 @@ KINDS = [
     pytest.param(gemini, gemini_text, id="gemini"),
 ]
 # The record of an agent's answer has its events as they came.
-EVERY_KIND = [*KINDS, pytest.param(agent, agent_text, id="agent")]
+EVERY_KIND = [
+    *KINDS,
+    pytest.param(agent, agent_text, id="agent"),
+    pytest.param(agent_objects, agent_objects_text, id="agent's objects"),
+]
 
 
 def some_text(dice: random.Random, cards: int) -> list[str]:
