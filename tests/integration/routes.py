@@ -79,7 +79,7 @@ _AGENT_CARD: Final = {
     "description": "Talks",
     "version": "1.0",
     "url": "http://mock-llm:8081/agent",
-    "capabilities": {"streaming": False},
+    "capabilities": {"streaming": True},
     "defaultInputModes": ["text"],
     "defaultOutputModes": ["text"],
     "skills": [],

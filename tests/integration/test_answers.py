@@ -475,11 +475,49 @@ def test_a_held_stream_that_is_refused_fails_in_the_sdk_as_a_response(
     assert last.response.error.message == BLOCK_MESSAGE
 
 
+each_mode = pytest.mark.parametrize("mode", [{}, {"STREAM_GUARD": "window"}], ids=["buffer", "window"])
+
+
+@each_mode
+def test_thoughts_are_masked_wherever_litellm_writes_them(
+    start_once: StartGuarded, akto: MockAkto, llm: MockLlm, mode: dict[str, str]
+) -> None:
+    """Of another API's thoughts it makes a summary, and JSON in the place of encrypted ones."""
+    llm.says(text=CARD)
+    body = {"model": "claude", "input": "think aloud", "stream": True}
+    response = start_once(**mode).post("/v1/responses", body)
+    assert response.status_code == 200, response.text
+    assert "4111" not in response.text
+    last = events_of(response.text)[-1]
+    assert last["type"] == "response.completed"
+    thoughts = next(item for item in last["response"]["output"] if item["type"] == "reasoning")
+    assert json.loads(thoughts["encrypted_content"])[0]["thinking"] == MASKED
+
+
+def to_agent(method: str) -> dict[str, Any]:
+    message = {"kind": "message", "messageId": "m-1", "role": "user", "parts": [{"kind": "text", "text": "hello"}]}
+    return {"jsonrpc": "2.0", "id": "1", "method": method, "params": {"message": message}}
+
+
+@each_mode
+@pytest.mark.parametrize(("said", "expected"), [(BENIGN, BENIGN), (CARD, MASKED), (BAD, "")])
+def test_an_agents_text_goes_on_from_event_to_event(
+    start_once: StartGuarded, akto: MockAkto, llm: MockLlm, mode: dict[str, str], said: str, expected: str
+) -> None:
+    llm.says(text=said, size=5)
+    response = start_once(**mode).post("/a2a/helper", to_agent("message/stream"))
+    events = events_of(response.text)
+    artifacts = [event["result"]["artifact"] for event in events if "artifact" in event.get("result", {})]
+    assert "".join(artifact["parts"][0]["text"] for artifact in artifacts) == expected
+    assert (BLOCK_MESSAGE in response.text) == (said == BAD)
+    (record,) = akto.wait_for("record", 1)
+    assert record["body"]["statusCode"] == ("403" if said == BAD else "200")
+    assert "4111" not in json.dumps(record["body"])
+
+
 def test_an_agents_refused_answer_has_its_status(guarded: GuardedProxy, akto: MockAkto, llm: MockLlm) -> None:
     llm.says(text=BAD)
-    message = {"kind": "message", "messageId": "m-1", "role": "user", "parts": [{"kind": "text", "text": "hello"}]}
-    call = {"jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {"message": message}}
-    response = guarded.post("/a2a/helper", call)
+    response = guarded.post("/a2a/helper", to_agent("message/send"))
     assert response.status_code == 403, response.text
     assert BLOCK_MESSAGE in response.text
     (record,) = akto.wait_for("record", 1)

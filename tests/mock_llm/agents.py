@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mock_llm.said import SAID
@@ -20,7 +21,7 @@ def agent_card(_: Body) -> Body:
         "version": "1.0",
         "url": "http://mock-llm:8081/agent",
         "preferredTransport": "JSONRPC",
-        "capabilities": {"streaming": False},
+        "capabilities": {"streaming": True},
         "defaultInputModes": ["text"],
         "defaultOutputModes": ["text"],
         "skills": [skill],
@@ -30,6 +31,18 @@ def agent_card(_: Body) -> Body:
 def a2a(body: Body) -> Body:
     message = {"kind": "message", "messageId": "m-2", "role": "agent", "parts": [{"kind": "text", "text": SAID.text}]}
     return {"jsonrpc": "2.0", "id": body["id"], "result": message}
+
+
+def a2a_stream(body: Body) -> Iterator[bytes]:
+    for part in SAID.words():
+        artifact = {"artifactId": "a-1", "parts": [{"kind": "text", "text": part}]}
+        yield _update(body, kind="artifact-update", append=True, artifact=artifact)
+    yield _update(body, kind="status-update", final=True, status={"state": "completed"})
+
+
+def _update(body: Body, **update: Any) -> bytes:
+    result = {"taskId": "t-1", "contextId": "c-1", **update}
+    return f"data: {json.dumps({'jsonrpc': '2.0', 'id': body['id'], 'result': result})}\n\n".encode()
 
 
 def mcp(message: Body, told: str) -> Body | None:

@@ -66,6 +66,8 @@ async def _any(request: web.Request) -> web.StreamResponse:
         return _error(500, "the model is out of order")
     if "rate limit" in asked:
         return _error(429, "slow down")
+    if isinstance(body, dict) and body.get("method") == "message/stream":
+        return await _streamed(request, agents.a2a_stream(body), asked, kept)
     if path.endswith(":streamGenerateContent") or (isinstance(body, dict) and body.get("stream") in (True, "true")):
         stream = _find(shapes.STREAMS, path)
         if stream is not None:

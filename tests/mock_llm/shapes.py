@@ -164,16 +164,29 @@ def messages_stream(body: Body) -> Iterator[bytes]:
     (block,) = whole["content"]
     is_call = block["type"] == "tool_use"
     yield _event("message_start", {"message": {**whole, "content": [], "stop_reason": None}})
+    index = 0
+    if "think aloud" in json.dumps(body):
+        yield from _thoughts()
+        index = 1
     empty = {**block, "input": {}} if is_call else {**block, "text": ""}
-    yield _event("content_block_start", {"index": 0, "content_block": empty})
+    yield _event("content_block_start", {"index": index, "content_block": empty})
     parts = (SAID.arguments[:9], SAID.arguments[9:]) if is_call else SAID.words()
     for part in parts:
         delta = {"type": "input_json_delta", "partial_json": part} if is_call else {"type": "text_delta", "text": part}
-        yield _event("content_block_delta", {"index": 0, "delta": delta})
-    yield _event("content_block_stop", {"index": 0})
+        yield _event("content_block_delta", {"index": index, "delta": delta})
+    yield _event("content_block_stop", {"index": index})
     end = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
     yield _event("message_delta", {"delta": end, "usage": {"output_tokens": 3}})
     yield _event("message_stop", {})
+
+
+def _thoughts() -> Iterator[bytes]:
+    block = {"type": "thinking", "thinking": "", "signature": ""}
+    yield _event("content_block_start", {"index": 0, "content_block": block})
+    deltas: list[Body] = [{"type": "thinking_delta", "thinking": part} for part in SAID.words()]
+    for delta in [*deltas, {"type": "signature_delta", "signature": "c2lnbmF0dXJl"}]:
+        yield _event("content_block_delta", {"index": 0, "delta": delta})
+    yield _event("content_block_stop", {"index": 0})
 
 
 def compacted(body: Body) -> Body:
