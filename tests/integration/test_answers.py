@@ -18,6 +18,7 @@ from testcontainers.core.network import Network
 from integration.containers import READY_SECONDS, GuardedProxy, MockAkto, MockLlm, chat_body
 from integration.routes import ENVIRONMENT, ROUTES, Route, all_routes_config, exchanges
 from integration.test_chat import BLOCK_MESSAGE, answer_body, sent_body
+from integration.test_routes import skip_before
 from integration.test_verdicts import FIXTURES, chat_of_the_fixtures, load
 
 BENIGN = "Hello from the mock model."
@@ -492,6 +493,25 @@ def test_thoughts_are_masked_wherever_litellm_writes_them(
     assert last["type"] == "response.completed"
     thoughts = next(item for item in last["response"]["output"] if item["type"] == "reasoning")
     assert json.loads(thoughts["encrypted_content"])[0]["thinking"] == MASKED
+
+
+@each_mode
+@pytest.mark.parametrize("said", [BENIGN, CARD])
+def test_the_rest_of_a_stored_answer_is_refused_where_it_would_have_to_be_masked(
+    start_once: StartGuarded, akto: MockAkto, llm: MockLlm, mode: dict[str, str], said: str
+) -> None:
+    """It begins in the middle of the card's number, of which a mask of the whole would leave the end."""
+    proxy = start_once(**mode)
+    skip_before(proxy, "1.110.2")
+    made = proxy.post("/v1/responses", {"model": "gpt-4o-mini", "input": "hello", "background": True})
+    llm.says(text=said, size=9)
+    path = f"/v1/responses/{made.json()['id']}?stream=true&starting_after=2"
+    headers = {"Authorization": "Bearer sk.checkout-agent"}
+    text = requests.get(f"{proxy.url}{path}", headers=headers, timeout=30).text
+    assert "1111" not in text
+    is_refused = "Blocked by Akto Guardrails" in text
+    assert is_refused == (said == CARD), text
+    assert is_refused or "response.completed" in text
 
 
 def to_agent(method: str) -> dict[str, Any]:

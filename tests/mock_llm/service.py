@@ -13,6 +13,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -66,6 +67,9 @@ async def _any(request: web.Request) -> web.StreamResponse:
         return _error(500, "the model is out of order")
     if "rate limit" in asked:
         return _error(429, "slow down")
+    if request.query.get("stream") == "true":
+        after = int(request.query.get("starting_after", -1))
+        return await _streamed(request, islice(shapes.responses_stream({}), after + 1, None), asked, kept)
     if isinstance(body, dict) and body.get("method") == "message/stream":
         return await _streamed(request, agents.a2a_stream(body), asked, kept)
     if path.endswith(":streamGenerateContent") or (isinstance(body, dict) and body.get("stream") in (True, "true")):

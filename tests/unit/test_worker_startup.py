@@ -149,7 +149,11 @@ def test_the_guard_does_not_wait_for_what_other_callbacks_still_have_to_do(
     assert proxy.events == ["guard closed", "others drained", "shutdown"]
 
 
-def test_a_stop_that_is_broken_off_does_not_break_off_the_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_stop_that_is_broken_off_does_not_break_off_the_guards(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Neither while LiteLLM still waits for others, nor while it waits for the guard alone."""
     proxy = FakeProxy(monkeypatch)
 
     async def close() -> None:
@@ -157,7 +161,7 @@ def test_a_stop_that_is_broken_off_does_not_break_off_the_guards(monkeypatch: py
         proxy.events.append("guard closed")
 
     async def drain() -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(seconds)
 
     async def stop() -> None:
         first = asyncio.create_task(proxy.server._flush_spend_around_logging_drain_on_shutdown())
@@ -170,6 +174,25 @@ def test_a_stop_that_is_broken_off_does_not_break_off_the_guards(monkeypatch: py
     ensure_guarded()
     asyncio.run(stop())
     assert proxy.events == ["shutdown", "guard closed"]
+
+
+def test_log_events_on_their_way_are_waited_for_before_the_guard_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = FakeProxy(monkeypatch)
+
+    async def drain(seconds: float) -> None:
+        proxy.events.append(f"events drained, {seconds} s")
+
+    async def flush() -> None:
+        proxy.events.append("queue flushed")
+
+    worker = SimpleNamespace(GLOBAL_LOGGING_WORKER=SimpleNamespace(flush=flush))
+    iterator = SimpleNamespace(drain_logging_tasks=drain)
+    monkeypatch.setitem(sys.modules, "litellm.litellm_core_utils", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "litellm.litellm_core_utils.logging_worker", worker)
+    monkeypatch.setitem(sys.modules, "litellm.responses", SimpleNamespace(streaming_iterator=iterator))
+    ensure_guarded()
+    asyncio.run(proxy.server.proxy_shutdown_event())
+    assert proxy.events == ["shutdown", "events drained, 1.0 s", "queue flushed", "guard closed"]
 
 
 @pytest.mark.parametrize("may_refuse", [True, False])
