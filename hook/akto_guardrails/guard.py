@@ -19,6 +19,7 @@ from akto_guardrails.burst import Burst
 from akto_guardrails.checker import Checker, Judgement
 from akto_guardrails.client_request import ClientRequest, Outcome, current_request, note_outcome
 from akto_guardrails.counters import Counters
+from akto_guardrails.encrypted_content import readable_items, with_heads
 from akto_guardrails.envelope import Sender, mcp_tags_of, payload_of, tags_of
 from akto_guardrails.exchange import NO_KEY, Exchange, Key, OpenExchanges, key_of, mark
 from akto_guardrails.exchange import latest as latest_exchange
@@ -509,7 +510,7 @@ class Guard:
         if exchange is None or _is_still_to_come(body):
             return _ALLOWED
         try:
-            judgement = await self._checker.answer(exchange, without_media(as_object(exchange, body)))
+            judgement = await self._checker.answer(exchange, readable_items(without_media(as_object(exchange, body))))
         except (UnmappableMask, RecursionError) as error:
             raise self.refusal_of_answer_mask(data, body, error, released) from None
         except Exception as error:  # noqa: BLE001 - the same as for requests
@@ -518,8 +519,10 @@ class Guard:
         if refusal is not None:
             self._refuse(replace(exchange, judgement=judgement), refusal, body, released)
         note_outcome(outcome_of(judgement))
-        wrapped = 0 if as_object(exchange, body) is body else 1
-        return replace(judgement, changes={path[wrapped:]: text for path, text in judgement.changes.items()})
+        whole = as_object(exchange, body)
+        wrapped = 0 if whole is body else 1
+        changes = with_heads(whole, judgement.changes)
+        return replace(judgement, changes={path[wrapped:]: text for path, text in changes.items()})
 
     def answer_passed(self, data: Mapping[str, object], judgement: Judgement) -> None:
         """An answer, or a part of one, goes to the client with the masks of `judgement` in it."""
@@ -601,7 +604,7 @@ class Guard:
         if answer is None:
             return
         if self._settings.response_guardrails and not self._settings.sync_mode and exchange.call_type in _SPOKEN:
-            check = self._checker.answer(exchange, as_object(exchange, answer))
+            check = self._checker.answer(exchange, readable_items(as_object(exchange, answer)))
             self._in_background(exchange, check, of_answer=True)
         self._records.put_tool_calls(exchange, answer)
 

@@ -18,7 +18,15 @@ from akto_guardrails.journal import Journal
 from akto_guardrails.recorder import Recorder
 from akto_guardrails.settings import Settings
 from akto_guardrails.subject import MCP_CALL
-from akto_guardrails.tool_calls import ToolCall, mcp_host, payloads_of, tool_calls_of, tool_path
+from akto_guardrails.tool_calls import (
+    LITELLMS_LABEL,
+    ToolCall,
+    mcp_host,
+    payloads_of,
+    runs_mcp_tools_here,
+    tool_calls_of,
+    tool_path,
+)
 
 # Records with more characters of text are made at once, so that few such texts are kept at a time.
 _LONG: Final = 65_536
@@ -80,7 +88,8 @@ class Records:
     def _put_tool_calls(self, exchange: Exchange, answer: object) -> None:
         try:
             for call in tool_calls_of(answer):
-                self._put_tool_call(exchange, call)
+                if not (call.server == LITELLMS_LABEL and runs_mcp_tools_here(exchange.request_payload)):
+                    self._put_tool_call(exchange, call)
         except Exception as error:  # noqa: BLE001 - the same
             self._journal.internal_error(error)
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 from akto_guardrails.content import Path, children_of
+from akto_guardrails.encrypted_content import ENCRYPTED, head_of, not_encrypted
 from akto_guardrails.json_text import json_bytes, json_text, parsed_json
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
@@ -47,10 +48,8 @@ _NAMES: Final = frozenset(
 # What a tool is called with, where that is an object, and what the same is called as JSON text. Numbers and names in it
 # are the model's words as much as strings are.
 INPUT_AS_TEXT: Final = {"args": "partial_args", "input": "partial_json"}
-# Encrypted thoughts and summaries. LiteLLM puts a head before them, and where it makes an answer of the Responses API
-# of another one, it writes them down as they are, as JSON (1.110.2; thoughts on 1.106.2, too).
-_ENCRYPTED: Final = "encrypted_content"
-_LITELLMS_HEAD: Final = re.compile(r"litellm_enc:[^;]*;")
+# Arguments of a tool in parts, each with the place of what it goes on with (Vertex AI, where the client asks for it).
+PARTIAL_ARGS: Final = "partialArgs"
 # What no policy can read: signatures and encrypted thoughts of providers, padding, media.
 _OPAQUE: Final = frozenset(
     [
@@ -196,8 +195,7 @@ class Unit:
         """`text` as what stands at `place` now: a string, or an object or a list that is read as JSON text."""
         standing = standing_at(self.data, place)
         if isinstance(standing, str):
-            head = _LITELLMS_HEAD.match(standing) if place[-1:] == (_ENCRYPTED,) else None
-            return text if head is None else head[0] + text
+            return head_of(standing) + text if place[-1:] == (ENCRYPTED,) else text
         data = parsed(text)
         if not isinstance(data, dict if isinstance(standing, dict) else list):
             raise UnmappableMask("the mask leaves something else in the place of an object or a list")
@@ -296,10 +294,13 @@ class Unit:
             self._mirror(content, place, (*base, "content", name), "delta")
             return
         for position, part in enumerate(content):
-            # Text goes on from chunk to chunk, thoughts and answer apart; any other part is one of its own.
+            # Text goes on from chunk to chunk, thoughts and answer apart, and so do a tool's arguments that come in
+            # parts, whatever call they belong to; any other part is one of its own.
             slot = 2 + 1000 * serial + position
             if entry(part, "text") is not None:
                 slot = 0 if entry(part, "thought") else 1
+            elif entry(entry(part, "functionCall"), PARTIAL_ARGS) is not None:
+                slot = 2
             self._mirror(part, (*place, position), (*base, "content", "parts", slot), "delta")
 
     def _of_artifact(self, piece: Piece) -> Piece:
@@ -338,7 +339,7 @@ class Unit:
             is_list = isinstance(value, (list, tuple))
             for name, child in children_of(value):
                 if child is not None:
-                    slot = index_of(child, "index", name) if is_list else name
+                    slot = _slot_in(key, name, child) if is_list else name
                     self._mirror(child, (*place, name), (*target, slot), kind)
 
     def _mirror_text(self, value: str, place: Path, target: Path, kind: Kind) -> None:
@@ -346,7 +347,7 @@ class Unit:
         if key in _NAMES and INPUT_AS_TEXT.keys().isdisjoint(place):
             self.facts.append((target, value))
             return
-        text = _not_encrypted(value) if key == _ENCRYPTED else value
+        text = not_encrypted(value) if key == ENCRYPTED else value
         if text and not _is_opaque(place, text):
             self.pieces.append(Piece(kind, place, target, text))
 
@@ -465,6 +466,11 @@ def _without_logprobs(value: Any, place: Path = ()) -> Iterator[tuple[Path, obje
             yield (*place, key), [] if isinstance(child, list) else None
 
 
+def _slot_in(key: object, position: int, child: Any) -> int | str:
+    """Where an element of the list under `key` belongs in the whole list."""
+    return str(entry(child, "jsonPath")) if key == PARTIAL_ARGS else index_of(child, "index", position)
+
+
 def index_of(value: Any, name: str, otherwise: int) -> int:
     """The whole number that `value` has under a name, or the other one."""
     index = entry(value, name)
@@ -490,14 +496,6 @@ def _is_opaque(place: Path, text: str) -> bool:
     if not place or len(place) == 1 or place[-1] in _OPAQUE:
         return bool(place) and place[-1] in _OPAQUE
     return _may_be_media(place) and _BASE64.fullmatch(text) is not None
-
-
-def _not_encrypted(text: str) -> str | None:
-    """What stands there in the place of encrypted thoughts, as JSON without escapes; None when they are encrypted."""
-    head = _LITELLMS_HEAD.match(text)
-    written = text[head.end() :] if head else text
-    data = parsed(written) if written.startswith(("{", "[")) else None
-    return None if data is None else json_text(data)
 
 
 def _may_be_media(place: Path) -> bool:

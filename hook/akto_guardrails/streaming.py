@@ -19,6 +19,7 @@ from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
 from akto_guardrails.stream_pieces import (
     INPUT_AS_TEXT,
+    PARTIAL_ARGS,
     Piece,
     Unit,
     Units,
@@ -303,7 +304,13 @@ class _GeminiAnswer:
         parts = content.get("parts")
         for part in parts if isinstance(parts, list) else ():
             last = whole["parts"][-1] if whole["parts"] else None
-            if last is not None and _is_plain_text(last) and _is_plain_text(part) and _are_alike(last, part):
+            call = part.get("functionCall") if isinstance(part, dict) else None
+            if isinstance(call, dict) and last is not None and last.get("is_open") and "name" not in call:
+                _add_arguments(last, call)
+            elif isinstance(call, dict) and call.get("willContinue"):
+                whole["parts"].append({**part, "arguments": {}})
+                _add_arguments(whole["parts"][-1], call)
+            elif last is not None and _is_plain_text(last) and _is_plain_text(part) and _are_alike(last, part):
                 last["texts"].append(part["text"])
             else:
                 whole["parts"].append({**part, "texts": [part["text"]]} if _is_plain_text(part) else part)
@@ -328,7 +335,27 @@ def _are_alike(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
     return bool(one.get("thought")) == bool(other.get("thought"))
 
 
+def _add_arguments(part: dict[str, Any], call: Mapping[str, Any]) -> None:
+    """Adds what `call` has of the arguments of the call in `part`, which comes in parts."""
+    part["is_open"] = bool(call.get("willContinue"))
+    for argument in _list_in(call, PARTIAL_ARGS):
+        if isinstance(argument, dict):
+            values = [value for name, value in argument.items() if name.endswith("Value")]
+            part["arguments"].setdefault(str(argument.get("jsonPath")).removeprefix("$."), []).extend(values)
+
+
+def _whole_call(part: Mapping[str, Any]) -> dict[str, Any]:
+    call = {name: value for name, value in part["functionCall"].items() if name not in ("willContinue", PARTIAL_ARGS)}
+    arguments = {
+        path: values[0] if len(values) == 1 else "".join(map(str, values)) for path, values in part["arguments"].items()
+    }
+    others = {name: value for name, value in part.items() if name not in ("arguments", "is_open")}
+    return {**others, "functionCall": {**call, "args": arguments}}
+
+
 def _joined(part: Any) -> Any:
+    if isinstance(part, dict) and "is_open" in part:
+        return _whole_call(part)
     if not isinstance(part, dict) or "texts" not in part:
         return part
     return {name: value for name, value in part.items() if name != "texts"} | {"text": "".join(part["texts"])}

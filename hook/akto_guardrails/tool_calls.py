@@ -24,6 +24,11 @@ _OUTSIDE_OF_HOSTS: Final = re.compile(r"[^a-z0-9.-]")
 # How LiteLLM, like several agents, calls the tools of an MCP server among other functions.
 _MCP_NAME: Final = re.compile(r"mcp__(.+?)__(.+)", re.DOTALL)
 _UNKNOWN_SERVER: Final = "mcp"
+# How LiteLLM calls the server of MCP tools that it ran itself, in streams of the Responses API (1.110.2). Each of these
+# calls had a hook, and has a record under its server's own name.
+LITELLMS_LABEL: Final = "litellm"
+# Where clients ask for that, as the address of an MCP server.
+_HERE: Final = re.compile(r'"server_url":\s*"litellm_proxy["/]')
 
 # Calls of the Responses API that have a name; the others are called by their type.
 _NAMED: Final = frozenset({"custom_tool_call", "function_call", "mcp_call"})
@@ -73,6 +78,11 @@ def tool_path(prefix: str, name: str) -> str:
     """The path of an ordinary tool's calls, with a name that is safe there."""
     safe = _OUTSIDE_OF_PATHS.sub("-", name[:_LONGEST_NAME])
     return f"{prefix}/{safe if safe.strip('.') else 'unnamed'}"
+
+
+def runs_mcp_tools_here(request: str) -> bool:
+    """Whether the payload of a request asks LiteLLM itself to run tools of MCP servers."""
+    return _HERE.search(request) is not None
 
 
 def mcp_host(collection: str, server: str) -> str:

@@ -495,6 +495,38 @@ def test_thoughts_are_masked_wherever_litellm_writes_them(
     assert json.loads(thoughts["encrypted_content"])[0]["thinking"] == MASKED
 
 
+def test_thoughts_in_a_whole_answer_are_masked_wherever_litellm_writes_them(
+    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    llm.says(text=CARD)
+    response = guarded.post("/v1/responses", {"model": "claude", "input": "think aloud"})
+    assert response.status_code == 200, response.text
+    assert "4111" not in response.text
+    thoughts = next(item for item in response.json()["output"] if item["type"] == "reasoning")
+    assert json.loads(thoughts["encrypted_content"])[0]["thinking"] == MASKED
+
+
+@each_mode
+@pytest.mark.parametrize(("said", "expected"), [(BENIGN, BENIGN), (CARD, MASKED), (BAD, "")])
+def test_a_tools_arguments_in_parts_go_on_from_event_to_event(
+    start_once: StartGuarded, akto: MockAkto, llm: MockLlm, mode: dict[str, str], said: str, expected: str
+) -> None:
+    llm.says(text=said, size=5)
+    body = asked("", "contents", "arguments in parts")
+    response = start_once(**mode).post("/v1beta/models/gemini:streamGenerateContent?alt=sse", body)
+    events = events_of(response.text)
+    parts = [part for event in events for each in event.get("candidates", ()) for part in each["content"]["parts"]]
+    arguments = [argument for part in parts for argument in part["functionCall"].get("partialArgs", ())]
+    assert "".join(argument["stringValue"] for argument in arguments) == expected
+    assert (BLOCK_MESSAGE in response.text) == (said == BAD)
+    if said == BAD:
+        return
+    record, call = (each["body"] for each in akto.wait_for("record", 2))
+    assert "4111" not in json.dumps(record)
+    assert call["path"] == "/tool/get_weather"
+    assert json.loads(call["requestPayload"])["body"] == {"note": expected}
+
+
 @each_mode
 @pytest.mark.parametrize("said", [BENIGN, CARD])
 def test_the_rest_of_a_stored_answer_is_refused_where_it_would_have_to_be_masked(
@@ -512,6 +544,23 @@ def test_the_rest_of_a_stored_answer_is_refused_where_it_would_have_to_be_masked
     is_refused = "Blocked by Akto Guardrails" in text
     assert is_refused == (said == CARD), text
     assert is_refused or "response.completed" in text
+
+
+def test_mcp_tools_that_litellm_runs_for_a_stream_are_recorded_once(
+    guarded: GuardedProxy, akto: MockAkto, llm: MockLlm
+) -> None:
+    """Under the server's own name, and not under `litellm`, as the stream calls all servers, as well."""
+    llm.says(tool="github-tell", arguments="{}")
+    tool = {"type": "mcp", "server_label": "litellm", "server_url": "litellm_proxy", "require_approval": "never"}
+    body = {"model": "gpt-4o-mini", "input": "call a tool", "tools": [tool], "stream": True}
+    response = guarded.post("/v1/responses", body)
+    assert '"mcp_call"' in response.text, response.text
+    assert BENIGN in response.text
+    akto.wait_for("record", 2)
+    # A second one would come with the record of the whole answer.
+    time.sleep(1)
+    hosts = [json.loads(call["body"]["requestHeaders"])["host"] for call in akto.calls("record")]
+    assert sorted(host for host in hosts if host != "checkout-agent") == ["checkout-agent.litellm.github"]
 
 
 def to_agent(method: str) -> dict[str, Any]:

@@ -15,7 +15,9 @@ _CHAT_USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 
 
 def _asks_for_tool(body: Body) -> bool:
-    return "call a tool" in json.dumps(body)
+    asked = json.dumps(body)
+    # Once it has the result, a model of the Responses API says what comes of it.
+    return "call a tool" in asked and "function_call_output" not in asked
 
 
 def chat(body: Body) -> Body:
@@ -147,12 +149,13 @@ def messages(body: Body) -> Body:
     block: Body = {"type": "text", "text": SAID.text}
     if _asks_for_tool(body):
         block = {"type": "tool_use", "id": "toolu_1", "name": SAID.tool, "input": json.loads(SAID.arguments)}
+    thoughts = {"type": "thinking", "thinking": SAID.text, "signature": "c2lnbmF0dXJl"}
     return {
         "id": "msg_mock",
         "type": "message",
         "role": "assistant",
         "model": body["model"],
-        "content": [block],
+        "content": [thoughts, block] if "think aloud" in json.dumps(body) else [block],
         "stop_reason": "tool_use" if block["type"] == "tool_use" else "end_turn",
         "stop_sequence": None,
         "usage": {"input_tokens": 9, "output_tokens": 3},
@@ -161,7 +164,7 @@ def messages(body: Body) -> Body:
 
 def messages_stream(body: Body) -> Iterator[bytes]:
     whole = messages(body)
-    (block,) = whole["content"]
+    block = whole["content"][-1]
     is_call = block["type"] == "tool_use"
     yield _event("message_start", {"message": {**whole, "content": [], "stop_reason": None}})
     index = 0
@@ -218,6 +221,9 @@ def generated(body: Body) -> Body:
 
 def generated_stream(body: Body) -> Iterator[bytes]:
     whole = generated(body)
+    if "arguments in parts" in json.dumps(body):
+        yield from _call_in_parts()
+        return
     if _asks_for_tool(body):
         yield _data(whole)
         return
@@ -225,6 +231,22 @@ def generated_stream(body: Body) -> Iterator[bytes]:
         yield _data({"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": text}]}}]})
     end = {"index": 0, "content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "STOP"}
     yield _data({**whole, "candidates": [end]})
+
+
+def _call_in_parts() -> Iterator[bytes]:
+    """A call whose arguments are streamed, as Vertex AI does it; the first argument is the text."""
+    place = {"jsonPath": "$.note"}
+    calls: list[Body] = [
+        {"name": SAID.tool, "willContinue": True},
+        *(
+            {"partialArgs": [{**place, "stringValue": text, "willContinue": True}], "willContinue": True}
+            for text in SAID.words()
+        ),
+        {"partialArgs": [{**place, "stringValue": ""}], "willContinue": True},
+        {},
+    ]
+    for call in calls:
+        yield _data({"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"functionCall": call}]}}]})
 
 
 def error_event(path: str) -> bytes:

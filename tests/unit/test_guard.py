@@ -1567,6 +1567,18 @@ class TestAnswers:
         guarded.finish(data, self.SAID)
         assert [answer_of(record) for record in guarded.records] == [self.SAID]
 
+    def test_what_stands_in_the_place_of_encrypted_thoughts_is_checked_without_escapes(self) -> None:
+        """As LiteLLM writes it, with a head and escapes, a mask of the name would not find it."""
+        thoughts = 'litellm_enc:bW9k;[{"thinking": "M\\u00fcller has called"}]'
+        body = {"id": "resp_1", "output": [{"type": "reasoning", "encrypted_content": thoughts}]}
+
+        def masked(sent: dict[str, Any]) -> Verdict:
+            return Verdict(Decision.ALLOW, mask=sent["responsePayload"].replace("Müller", "<NAME>"))
+
+        _, _, changes = self.asked(masked, body, "aresponses")
+        expected = 'litellm_enc:bW9k;[{"thinking":"<NAME> has called"}]'
+        assert changes == {("output", 0, "encrypted_content"): expected}
+
     def test_a_blocked_answer_is_refused_and_recorded_once_with_what_it_was(self) -> None:
         guarded, data, outcome = self.asked(BLOCK, self.SAID)
         assert isinstance(outcome, Refusal)
@@ -1825,6 +1837,23 @@ class TestToolCalls:
         assert kinds == [True, True, False]
         assert ordinary["responsePayload"] is mcp["responsePayload"] is None
         assert guarded.counters.snapshot()["tool_calls_recorded"] == 2
+
+    @pytest.mark.parametrize(
+        ("address", "recorded"), [("litellm_proxy", 1), ("litellm_proxy/mcp/files", 1), ("https://example.com/mcp", 2)]
+    )
+    def test_those_that_litellm_ran_itself_had_a_record_already(self, address: str, recorded: int) -> None:
+        guarded = Guarded()
+        tool = {"type": "mcp", "server_label": "litellm", "server_url": address}
+        data = {"input": "hello", "tools": [tool], "proxy_server_request": {}}
+        item = {"type": "mcp_call", "server_label": "litellm", "name": "read", "arguments": "{}", "output": "text"}
+
+        async def main() -> None:
+            await guarded.guard.check_request(data, Key(), "aresponses")
+            guarded.guard.finished(data, {"output": [item]}, 200)
+            await background_work()
+
+        asyncio.run(main())
+        assert len(guarded.records) == recorded
 
     def test_their_paths_are_the_operators(self) -> None:
         guarded = Guarded(MCP_INGEST_PATH="/gateway/mcp", NON_MCP_TOOL_PATH_PREFIX="/tools")

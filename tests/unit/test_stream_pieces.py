@@ -55,6 +55,7 @@ def test_the_texts_of_a_chat_chunk() -> None:
 
 
 CONTENT = ("output", 1, "content", 2, "text")
+IN_PARTS = ("candidates", 0, "content", "parts", 2, "functionCall", "partialArgs")
 PLACE = {"output_index": 1, "content_index": 2, "item_id": "i"}
 
 
@@ -189,6 +190,23 @@ def test_the_texts_of_responses_events(data: dict[str, Any], expected: list[tupl
             [
                 ("delta", ("candidates", 0, "content", "parts", 3002, "functionCall", "name"), "f"),
                 ("delta", ("candidates", 0, "content", "parts", 3002, "functionCall", "partial_args"), '{"type":"a"}'),
+            ],
+        ),
+        (
+            {
+                "candidates": [
+                    {
+                        "content": {
+                            "parts": [
+                                {"functionCall": {"partialArgs": [{"jsonPath": "$.city", "stringValue": "Pa"}]}},
+                            ]
+                        }
+                    }
+                ]
+            },
+            [
+                ("delta", (*IN_PARTS, "$.city", "jsonPath"), "$.city"),
+                ("delta", (*IN_PARTS, "$.city", "stringValue"), "Pa"),
             ],
         ),
         (

@@ -305,6 +305,32 @@ def test_the_pieces_of_a_gemini_answer_are_joined() -> None:
     }
 
 
+def test_a_call_whose_arguments_come_in_parts_is_whole_in_the_body() -> None:
+    def chunk(call: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"candidates": [{"content": {"role": "model", "parts": [{"functionCall": call, **more}]}}]}
+
+    def part(path: str, **value: Any) -> dict[str, Any]:
+        return {"partialArgs": [{"jsonPath": path, **value}], "willContinue": True}
+
+    calls = [
+        chunk({"name": "f", "willContinue": True}, thoughtSignature="s"),
+        chunk(part("$.city", stringValue="Par", willContinue=True)),
+        chunk(part("$.city", stringValue="is")),
+        chunk(part("$.days[0]", numberValue=3)),
+        chunk({}),
+        chunk({"name": "g", "args": {}}),
+        chunk({"name": "h", "willContinue": True}),
+        chunk({"name": "i", "args": {"a": 1}}),
+    ]
+    body = body_of(*calls)
+    assert body["candidates"][0]["content"]["parts"] == [
+        {"functionCall": {"name": "f", "args": {"city": "Paris", "days[0]": 3}}, "thoughtSignature": "s"},
+        {"functionCall": {"name": "g", "args": {}}},
+        {"functionCall": {"name": "h", "args": {}}},
+        {"functionCall": {"name": "i", "args": {"a": 1}}},
+    ]
+
+
 def test_an_error_after_the_text_of_a_gemini_answer_is_kept() -> None:
     text = {"candidates": [{"content": {"parts": [{"text": "Hel"}]}}]}
     body = body_of(text, {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}})

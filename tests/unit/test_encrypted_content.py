@@ -1,0 +1,57 @@
+"""What stands in the place of encrypted thoughts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from akto_guardrails.encrypted_content import not_encrypted, readable_items, with_heads
+
+HEAD = "litellm_enc:bW9kZWw=;"
+THOUGHTS = [{"type": "thinking", "thinking": "M\u00fcller has called"}]
+WRITTEN = json.dumps(THOUGHTS)
+READABLE = json.dumps(THOUGHTS, ensure_ascii=False, separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gAAAAABo", None),
+        (f"{HEAD}gAAAAABo", None),
+        ("", None),
+        (WRITTEN, READABLE),
+        (HEAD + WRITTEN, READABLE),
+        ('{"a": "\\u00e9"}', '{"a":"\u00e9"}'),
+        ("[broken", "[broken"),
+    ],
+)
+def test_text_is_told_from_what_is_encrypted(text: str, expected: str | None) -> None:
+    assert not_encrypted(text) == expected
+
+
+def answer(*contents: object) -> dict[str, Any]:
+    return {"id": "resp_1", "output": [{"type": "reasoning", "encrypted_content": each} for each in contents]}
+
+
+def test_only_what_can_be_read_is_put_in_another_form() -> None:
+    body = answer("gAAAAABo", HEAD + WRITTEN, None, 1)
+    before = json.dumps(body)
+    assert readable_items(body) == answer("gAAAAABo", READABLE, None, 1)
+    assert json.dumps(body) == before
+
+
+@pytest.mark.parametrize("body", [answer("gAAAAABo"), {}, {"output": "text"}, {"output": [None, "text", {}]}])
+def test_an_answer_without_any_is_left_as_it_is(body: dict[str, Any]) -> None:
+    assert readable_items(body) is body
+
+
+def test_a_masked_text_keeps_the_head_that_litellm_put_before_it() -> None:
+    body = answer(HEAD + WRITTEN, WRITTEN)
+    changes = {("output", 0, "encrypted_content"): "a", ("output", 1, "encrypted_content"): "b", ("id",): "c"}
+    assert with_heads(body, changes) == {
+        ("output", 0, "encrypted_content"): f"{HEAD}a",
+        ("output", 1, "encrypted_content"): "b",
+        ("id",): "c",
+    }
