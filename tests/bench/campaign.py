@@ -28,7 +28,8 @@ Memory = dict[str, dict[str, float]]
 _WARM_UP_CONNECTIONS: Final = (1, 16, 128)
 _FEWEST_ANSWERS: Final = 4
 _IDLE_SECONDS: Final = 3
-# The guard gives memory back some seconds after long requests.
+# The proxy that was played last must not be read in another state than the others, which had time to free what they
+# held; and the guard gives memory back some seconds after long requests.
 _REST_SECONDS: Final = 10
 
 
@@ -75,6 +76,7 @@ def _turn(stage: Stage, plan: Plan, number: int) -> _Turn:
     with stage.proxies() as proxies:
         fresh = _memory(proxies)
         _warm_up(stage, proxies, plan)
+        time.sleep(_REST_SECONDS)
         warm = _memory(proxies)
         # Before the rounds, which are not the same for all of them.
         loaded = _memory_after_long_prompts(stage, proxies, plan)

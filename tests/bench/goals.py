@@ -7,11 +7,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.figures import MEMORY_STATES, Figures
-from bench.plan import ANSWERS, ASYNC, DEFAULT, GUARDED, LARGE_PROMPT, OUT_OF_STEP, STREAM, SYNC, Cell
+from bench.plan import (
+    AGENT_PROMPT,
+    ANSWERS,
+    ASYNC,
+    DEFAULT,
+    GUARDED,
+    LARGE_PROMPT,
+    OUT_OF_STEP,
+    STREAM,
+    SYNC,
+    Cell,
+)
 
 _AKTO_CALLS_AWAITED: Final = {SYNC: 1, ASYNC: 0, ANSWERS: 2}
 _LEAST_THROUGHPUT: Final = {SYNC: 0.96, ASYNC: 0.97, ANSWERS: 0.92}
-_LOADS: Final = {DEFAULT: "", OUT_OF_STEP: ", out of step", STREAM: ", streamed"}
+_LOADS: Final = {DEFAULT: "", OUT_OF_STEP: ", out of step", AGENT_PROMPT: ", coding agent", STREAM: ", streamed"}
 
 
 @dataclass(frozen=True)

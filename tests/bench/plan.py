@@ -79,7 +79,7 @@ class Cell:
 DEFAULT: Final = Cell(16, _DEFAULT_AKTO_MS)
 WITHOUT_A_WAIT: Final = DEFAULT.unguarded
 LARGE_PROMPT: Final = Cell(16, 0, LARGE)
-AGENT_PROMPT: Final = Cell(16, 0, AGENT)
+AGENT_PROMPT: Final = Cell(16, _DEFAULT_AKTO_MS, AGENT)
 STREAM: Final = Cell(16, _DEFAULT_AKTO_MS, STREAMED)
 # A model that takes the same time for every request has them served in step, one after the other at each stage, which
 # makes each of them cheaper, and any wait before the model call disturbs that. No model in use is like that.
@@ -104,8 +104,10 @@ class Plan:
         return self.lead + cell.connections / 100 + cell.model_ms / 1000
 
     def seconds_of(self, cell: Cell) -> float:
-        """Longer where rounds differ a lot: a full garbage collection, half a second, comes after a hundred streams."""
-        return self.seconds * {OUT_OF_STEP: 2, STREAM: 4}.get(cell, 1)
+        """Longer where rounds differ a lot: a full garbage collection, half a second, comes after a hundred streams, or
+        as many requests of a coding agent.
+        """
+        return self.seconds * {OUT_OF_STEP: 2, AGENT_PROMPT: 4, STREAM: 4}.get(cell, 1)
 
 
 def _cells(connections: int) -> tuple[Cell, ...]:

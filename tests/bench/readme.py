@@ -42,6 +42,7 @@ _COLUMNS: Final = {
 }
 _NOTHING: Final = "-"
 _OUT_OF_STEP: Final = f"{OUT_OF_STEP.connections} connections, model takes 0 to {2 * OUT_OF_STEP.model_ms} ms"
+_AGENT: Final = "coding agent: 104 messages, 30 tools"
 _STREAMED: Final = f"answer streamed in {len(WORDS)} pieces"
 
 Column = Callable[[str], str]
@@ -56,12 +57,13 @@ def section(results: dict[str, Any]) -> str:
         _row("requests a second on one core", *_throughput(figures, DEFAULT)),
         _row(f"the same, Akto takes {_akto_ms(figures, WITHOUT_A_WAIT)}", *_throughput(figures, WITHOUT_A_WAIT)),
         _row(f"the same, {_OUT_OF_STEP}", *_throughput(figures, OUT_OF_STEP)),
+        _row(f"the same, {_AGENT}", *_throughput(figures, AGENT_PROMPT)),
         _row(f"the same, {_STREAMED}", *_throughput(figures, STREAM)),
         _row("CPU for each request", *_measure(figures, DEFAULT, "cpu_ms", 2)),
         _row(f"the same, {_OUT_OF_STEP}", *_measure(figures, OUT_OF_STEP, "cpu_ms", 2)),
         _row(f"the same, {_STREAMED}", *_measure(figures, STREAM, "cpu_ms", 2)),
         _row("the same, prompt of 200 kB", *_measure(figures, LARGE_PROMPT, "cpu_ms", 2)),
-        _row("the same, coding agent: 104 messages, 30 tools", *_measure(figures, AGENT_PROMPT, "cpu_ms", 2)),
+        _row(f"the same, {_AGENT}", *_measure(figures, AGENT_PROMPT, "cpu_ms", 2)),
         *(
             _row(_taking(figures, Cell(1, akto_ms)), *_measure(figures, Cell(1, akto_ms), "p50_ms", 1))
             for akto_ms in (0, 20, 200)
