@@ -26,11 +26,11 @@ def head_of(text: str) -> str:
 def not_encrypted(text: str) -> str | None:
     """What stands there in the place of encrypted content, as JSON without escapes; None when it is encrypted."""
     written = text[len(head_of(text)) :]
-    if not written.startswith(("{", "[")):
+    if not written.lstrip().startswith(("{", "[")):
         return None
     try:
         return json_text(parsed_json(written))
-    except ValueError:
+    except (ValueError, RecursionError):
         return written
 
 
@@ -54,11 +54,12 @@ def readable_items(body: dict[str, Any]) -> dict[str, Any]:
 
 def with_heads(body: Mapping[str, Any], changes: Mapping[Path, str]) -> dict[Path, str]:
     """`changes` to an answer in that form as changes to `body`, the answer as it was."""
-    return {
-        path: head_of(body["output"][path[1]][ENCRYPTED]) + text if _is_encrypted(path) else text
-        for path, text in changes.items()
-    }
+    return {path: _lost_head(body, path) + text for path, text in changes.items()}
 
 
-def _is_encrypted(path: Path) -> bool:
-    return len(path) == 3 and path[0] == "output" and path[2] == ENCRYPTED
+def _lost_head(body: Mapping[str, Any], path: Path) -> str:
+    """The head of the text at `path`, where that was put in the other form."""
+    if len(path) != 3 or path[0] != "output" or path[2] != ENCRYPTED or not isinstance(path[1], int):
+        return ""
+    text: str = body["output"][path[1]][ENCRYPTED]
+    return "" if not_encrypted(text) is None else head_of(text)

@@ -50,6 +50,8 @@ _NAMES: Final = frozenset(
 INPUT_AS_TEXT: Final = {"args": "partial_args", "input": "partial_json"}
 # Arguments of a tool in parts, each with the place of what it goes on with (Vertex AI, where the client asks for it).
 PARTIAL_ARGS: Final = "partialArgs"
+_PLACE_OF_A_PART: Final = "jsonPath"
+_NUMBER_IN_A_PART: Final = "numberValue"
 # What no policy can read: signatures and encrypted thoughts of providers, padding, media.
 _OPAQUE: Final = frozenset(
     [
@@ -140,10 +142,12 @@ class Unit:
     `goes_on`: it differs from the one before it in its text alone, and its facts are left out, being the same.
     """
 
-    __slots__ = ("_before", "data", "facts", "goes_on", "item", "pieces")
+    __slots__ = ("_before", "_open_calls", "data", "facts", "goes_on", "item", "pieces")
 
-    def __init__(self, item: object, serial: int, before: Continued | None = None) -> None:
-        """`before`: how the unit before it goes on."""
+    def __init__(
+        self, item: object, serial: int, before: Continued | None = None, open_calls: OpenCalls | None = None
+    ) -> None:
+        """`before`: how the unit before it goes on; `open_calls`: those of its stream, which it may go on with."""
         self.item = item
         self.pieces: list[Piece] = []
         self.facts: list[tuple[Path, object]] = []  # names and ids by their target
@@ -151,6 +155,7 @@ class Unit:
         text = None if before is None else before.pattern.text_in(self.data)
         self.goes_on = text is not None
         self._before = before if self.goes_on else None
+        self._open_calls = OpenCalls() if open_calls is None else open_calls
         if before is None or text is None:
             self._read(serial)
         elif text:
@@ -294,13 +299,13 @@ class Unit:
             self._mirror(content, place, (*base, "content", name), "delta")
             return
         for position, part in enumerate(content):
-            # Text goes on from chunk to chunk, thoughts and answer apart, and so do a tool's arguments that come in
-            # parts, whatever call they belong to; any other part is one of its own.
+            # Text goes on from chunk to chunk, thoughts and answer apart, and so does a call whose arguments come in
+            # parts; any other part is one of its own.
             slot = 2 + 1000 * serial + position
             if entry(part, "text") is not None:
                 slot = 0 if entry(part, "thought") else 1
-            elif entry(entry(part, "functionCall"), PARTIAL_ARGS) is not None:
-                slot = 2
+            elif isinstance(call := entry(part, "functionCall"), dict):
+                slot = self._open_calls.slot_of(base, call, slot)
             self._mirror(part, (*place, position), (*base, "content", "parts", slot), "delta")
 
     def _of_artifact(self, piece: Piece) -> Piece:
@@ -323,9 +328,11 @@ class Unit:
         key = place[-1] if place else None
         if isinstance(value, str):
             self._mirror_text(value, place, target, kind)
-        elif isinstance(value, int):
+        elif isinstance(value, (int, float)):
             if key == "created":
                 self.facts.append((target, value))
+            elif key == _NUMBER_IN_A_PART and PARTIAL_ARGS in place:
+                self.pieces.append(Piece(kind, place, target, json_text(value)))
         elif isinstance(value, dict) and key in INPUT_AS_TEXT and kind != "alone":
             if value:
                 self.pieces.append(Piece(kind, place, (*target[:-1], INPUT_AS_TEXT[key]), json_text(value)))
@@ -344,12 +351,38 @@ class Unit:
 
     def _mirror_text(self, value: str, place: Path, target: Path, kind: Kind) -> None:
         key = place[-1] if place else None
-        if key in _NAMES and INPUT_AS_TEXT.keys().isdisjoint(place):
+        is_place = key == _PLACE_OF_A_PART and PARTIAL_ARGS in place
+        if is_place or (key in _NAMES and INPUT_AS_TEXT.keys().isdisjoint(place)):
             self.facts.append((target, value))
             return
         text = not_encrypted(value) if key == ENCRYPTED else value
         if text and not _is_opaque(place, text):
             self.pieces.append(Piece(kind, place, target, text))
+
+
+class OpenCalls:
+    """Calls in one stream whose arguments come in parts (Gemini), where more is to come."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, tuple[int, object]] = {}
+
+    def slot_of(self, candidate: Path, call: Mapping[str, Any], own: int) -> int:
+        """The number of the part of the whole answer that `call` is of: that of the open call which it goes on with,
+        or `own`.
+        """
+        slot, name = self._open.get(candidate, (own, None))
+        if not is_same_call(call, name):
+            slot, name = own, None
+        if call.get("willContinue"):
+            self._open[candidate] = (slot, call.get("name", name))
+        else:
+            self._open.pop(candidate, None)
+        return slot
+
+
+def is_same_call(call: Mapping[str, Any], name: object) -> bool:
+    """Whether `call` may go on with an open one of that name: it has none, or the same."""
+    return "name" not in call or bool(call["name"] == name)
 
 
 class Units:
@@ -361,6 +394,7 @@ class Units:
         self._parts: list[bytes] = []
         self._serial = 0
         self._continued: Continued | None = None
+        self._open_calls = OpenCalls()
 
     @property
     def continued(self) -> Continued | None:
@@ -410,7 +444,7 @@ class Units:
 
     def _unit(self, item: object) -> Unit:
         self._serial += 1
-        unit = Unit(item, self._serial, self._continued)
+        unit = Unit(item, self._serial, self._continued, self._open_calls)
         if not unit.goes_on:
             self._continued = unit.continued()
         return unit
@@ -468,7 +502,7 @@ def _without_logprobs(value: Any, place: Path = ()) -> Iterator[tuple[Path, obje
 
 def _slot_in(key: object, position: int, child: Any) -> int | str:
     """Where an element of the list under `key` belongs in the whole list."""
-    return str(entry(child, "jsonPath")) if key == PARTIAL_ARGS else index_of(child, "index", position)
+    return str(entry(child, _PLACE_OF_A_PART)) if key == PARTIAL_ARGS else index_of(child, "index", position)
 
 
 def index_of(value: Any, name: str, otherwise: int) -> int:

@@ -10,10 +10,11 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 from zlib import crc32
 
 from akto_guardrails.content import Path, answer_body, entries_of
+from akto_guardrails.encrypted_content import readable_items
 from akto_guardrails.json_text import json_text
 from akto_guardrails.masking import UnmappableMask
 from akto_guardrails.stream_pattern import Pattern
@@ -25,11 +26,14 @@ from akto_guardrails.stream_pieces import (
     Units,
     entry,
     index_of,
+    is_same_call,
     parsed,
     replaced,
     standing_at,
 )
 
+# What a call of Gemini's has while its arguments come in parts.
+_OF_PARTS: Final = frozenset({"willContinue", PARTIAL_ARGS})
 _FINAL_RESPONSES_EVENTS: Final = ("response.completed", "response.failed", "response.incomplete")
 # How many characters are looked through for streamed texts within those of the last event: some hundredths of a second.
 _MOST_SEARCHED: Final = 16 * 1024 * 1024
@@ -200,7 +204,7 @@ class StreamedAnswer:
         if not isinstance(response, dict):
             return response
         items: set[Path] = set()
-        is_said = _saying(response)
+        is_said = _saying(readable_items(response))
         for target, text in self.texts.items():
             if target[:2] not in items and not is_said(str(text)):
                 items.add(target[:2])
@@ -304,16 +308,8 @@ class _GeminiAnswer:
         parts = content.get("parts")
         for part in parts if isinstance(parts, list) else ():
             last = whole["parts"][-1] if whole["parts"] else None
-            call = part.get("functionCall") if isinstance(part, dict) else None
-            if isinstance(call, dict) and last is not None and last.get("is_open") and "name" not in call:
-                _add_arguments(last, call)
-            elif isinstance(call, dict) and call.get("willContinue"):
-                whole["parts"].append({**part, "arguments": {}})
-                _add_arguments(whole["parts"][-1], call)
-            elif last is not None and _is_plain_text(last) and _is_plain_text(part) and _are_alike(last, part):
-                last["texts"].append(part["text"])
-            else:
-                whole["parts"].append({**part, "texts": [part["text"]]} if _is_plain_text(part) else part)
+            if not (isinstance(last, (_Text, _Call)) and last.takes(part)):
+                whole["parts"].append(_growing(part))
 
     def body(self) -> dict[str, object]:
         candidates = [
@@ -326,39 +322,71 @@ class _GeminiAnswer:
         return {"candidates": candidates, **self._head}
 
 
-def _is_plain_text(part: object) -> bool:
+class _Text:
+    """Text that goes on from chunk to chunk, thoughts and answer apart."""
+
+    def __init__(self, part: Mapping[str, Any]) -> None:
+        self._part = part
+        self._texts: list[str] = [part["text"]]
+
+    def takes(self, part: object) -> bool:
+        """Whether `part` goes on with it."""
+        if not _is_text(part) or bool(part.get("thought")) != bool(self._part.get("thought")):
+            return False
+        self._texts.append(part["text"])
+        return True
+
+    def whole(self) -> dict[str, Any]:
+        return {**self._part, "text": "".join(self._texts)}
+
+
+class _Call:
+    """A call of a tool whose arguments come in parts."""
+
+    def __init__(self, part: Mapping[str, Any]) -> None:
+        self._part = part
+        self._arguments: dict[str, list[object]] = {}
+        self._is_open = True
+        self.takes(part)
+
+    def takes(self, part: object) -> bool:
+        """Whether `part` goes on with it."""
+        call = part.get("functionCall") if isinstance(part, dict) else None
+        own = self._part["functionCall"]
+        if not (self._is_open and isinstance(call, dict) and is_same_call(call, own.get("name"))):
+            return False
+        self._is_open = bool(call.get("willContinue"))
+        for argument in _list_in(call, PARTIAL_ARGS):
+            if isinstance(argument, dict):
+                values = [value for name, value in argument.items() if name.endswith("Value")]
+                self._arguments.setdefault(str(argument.get("jsonPath")).removeprefix("$."), []).extend(values)
+        return True
+
+    def whole(self) -> dict[str, Any]:
+        call = {name: value for name, value in self._part["functionCall"].items() if name not in _OF_PARTS}
+        given = call.get("args")
+        in_parts = {
+            path: values[0] if len(values) == 1 else "".join(map(str, values))
+            for path, values in self._arguments.items()
+        }
+        arguments = {**(given if isinstance(given, dict) else {}), **in_parts}
+        return {**self._part, "functionCall": {**call, "args": arguments}}
+
+
+def _growing(part: Any) -> Any:
+    """`part` as what may go on; itself if it cannot."""
+    if _is_text(part):
+        return _Text(part)
+    call = part.get("functionCall") if isinstance(part, dict) else None
+    return _Call(part) if isinstance(call, dict) and not call.keys().isdisjoint(_OF_PARTS) else part
+
+
+def _is_text(part: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(part, dict) and isinstance(part.get("text"), str)
 
 
-def _are_alike(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Whether both parts are thoughts, or neither is."""
-    return bool(one.get("thought")) == bool(other.get("thought"))
-
-
-def _add_arguments(part: dict[str, Any], call: Mapping[str, Any]) -> None:
-    """Adds what `call` has of the arguments of the call in `part`, which comes in parts."""
-    part["is_open"] = bool(call.get("willContinue"))
-    for argument in _list_in(call, PARTIAL_ARGS):
-        if isinstance(argument, dict):
-            values = [value for name, value in argument.items() if name.endswith("Value")]
-            part["arguments"].setdefault(str(argument.get("jsonPath")).removeprefix("$."), []).extend(values)
-
-
-def _whole_call(part: Mapping[str, Any]) -> dict[str, Any]:
-    call = {name: value for name, value in part["functionCall"].items() if name not in ("willContinue", PARTIAL_ARGS)}
-    arguments = {
-        path: values[0] if len(values) == 1 else "".join(map(str, values)) for path, values in part["arguments"].items()
-    }
-    others = {name: value for name, value in part.items() if name not in ("arguments", "is_open")}
-    return {**others, "functionCall": {**call, "args": arguments}}
-
-
 def _joined(part: Any) -> Any:
-    if isinstance(part, dict) and "is_open" in part:
-        return _whole_call(part)
-    if not isinstance(part, dict) or "texts" not in part:
-        return part
-    return {name: value for name, value in part.items() if name != "texts"} | {"text": "".join(part["texts"])}
+    return part.whole() if isinstance(part, (_Text, _Call)) else part
 
 
 class Source(NamedTuple):

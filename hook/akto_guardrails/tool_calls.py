@@ -15,7 +15,7 @@ import orjson
 
 from akto_guardrails.collection import collection_of_name
 from akto_guardrails.envelope import payload_of
-from akto_guardrails.json_text import json_text
+from akto_guardrails.json_text import json_text, parsed_json
 
 _MOST_CALLS: Final = 128
 _LONGEST_NAME: Final = 128
@@ -24,11 +24,11 @@ _OUTSIDE_OF_HOSTS: Final = re.compile(r"[^a-z0-9.-]")
 # How LiteLLM, like several agents, calls the tools of an MCP server among other functions.
 _MCP_NAME: Final = re.compile(r"mcp__(.+?)__(.+)", re.DOTALL)
 _UNKNOWN_SERVER: Final = "mcp"
-# How LiteLLM calls the server of MCP tools that it ran itself, in streams of the Responses API (1.110.2). Each of these
-# calls had a hook, and has a record under its server's own name.
+# How LiteLLM calls the server of MCP tools that it ran itself, in streams of the Responses API (1.110.2). Each that ran
+# had a hook, and has a record under its server's own name.
 LITELLMS_LABEL: Final = "litellm"
-# Where clients ask for that, as the address of an MCP server.
-_HERE: Final = re.compile(r'"server_url":\s*"litellm_proxy["/]')
+# What the address of an MCP server begins with where a client asks for that.
+_HERE: Final = "litellm_proxy"
 
 # Calls of the Responses API that have a name; the others are called by their type.
 _NAMED: Final = frozenset({"custom_tool_call", "function_call", "mcp_call"})
@@ -81,8 +81,12 @@ def tool_path(prefix: str, name: str) -> str:
 
 
 def runs_mcp_tools_here(request: str) -> bool:
-    """Whether the payload of a request asks LiteLLM itself to run tools of MCP servers."""
-    return _HERE.search(request) is not None
+    """Whether the payload of a request asks LiteLLM itself for tools of MCP servers, and calls no other server so."""
+    payload = parsed_json(request)
+    body = _object(_object(payload).get("body", payload))
+    servers = [tool for tool in _objects(body.get("tools")) if tool.get("type") == "mcp"]
+    others = [server for server in servers if not _text(server.get("server_url")).startswith(_HERE)]
+    return len(others) < len(servers) and all(server.get("server_label") != LITELLMS_LABEL for server in others)
 
 
 def mcp_host(collection: str, server: str) -> str:

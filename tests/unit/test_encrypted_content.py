@@ -24,7 +24,9 @@ READABLE = json.dumps(THOUGHTS, ensure_ascii=False, separators=(",", ":"))
         (WRITTEN, READABLE),
         (HEAD + WRITTEN, READABLE),
         ('{"a": "\\u00e9"}', '{"a":"\u00e9"}'),
+        (f" {WRITTEN}", READABLE),
         ("[broken", "[broken"),
+        (f"{HEAD}{'[' * 5_000}", "[" * 5_000),
     ],
 )
 def test_text_is_told_from_what_is_encrypted(text: str, expected: str | None) -> None:
@@ -48,10 +50,14 @@ def test_an_answer_without_any_is_left_as_it_is(body: dict[str, Any]) -> None:
 
 
 def test_a_masked_text_keeps_the_head_that_litellm_put_before_it() -> None:
-    body = answer(HEAD + WRITTEN, WRITTEN)
-    changes = {("output", 0, "encrypted_content"): "a", ("output", 1, "encrypted_content"): "b", ("id",): "c"}
-    assert with_heads(body, changes) == {
-        ("output", 0, "encrypted_content"): f"{HEAD}a",
-        ("output", 1, "encrypted_content"): "b",
-        ("id",): "c",
-    }
+    body = answer(HEAD + WRITTEN, WRITTEN, f"{HEAD}gAAAAABo")
+    places = [("output", index, "encrypted_content") for index in range(3)]
+    changes = {places[0]: "a", places[1]: "b", places[2]: f"{HEAD}c", ("id",): "d"}
+    assert with_heads(body, changes) == {**changes, places[0]: f"{HEAD}a"}
+
+
+def test_what_only_looks_like_an_item_keeps_its_mask_as_it_is() -> None:
+    body = {"output": {"reasoning": {"encrypted_content": HEAD + WRITTEN}}}
+    assert readable_items(body) is body
+    changes = {("output", "reasoning", "encrypted_content"): "a"}
+    assert with_heads(body, changes) == changes

@@ -1839,12 +1839,23 @@ class TestToolCalls:
         assert guarded.counters.snapshot()["tool_calls_recorded"] == 2
 
     @pytest.mark.parametrize(
-        ("address", "recorded"), [("litellm_proxy", 1), ("litellm_proxy/mcp/files", 1), ("https://example.com/mcp", 2)]
+        ("tools", "recorded"),
+        [
+            ([("mcp", "litellm", "litellm_proxy")], 1),
+            ([("mcp", "other", "litellm_proxy/mcp/files"), ("mcp", "docs", "https://example.com/mcp")], 1),
+            ([("mcp", "litellm", "https://example.com/mcp")], 2),
+            ([("mcp", "litellm", "https://example.com/mcp"), ("mcp", "other", "litellm_proxy/mcp/none")], 2),
+            ([("function", "litellm", "litellm_proxy")], 2),
+            ([], 2),
+        ],
     )
-    def test_those_that_litellm_ran_itself_had_a_record_already(self, address: str, recorded: int) -> None:
+    def test_those_that_litellm_ran_itself_had_a_record_already(
+        self, tools: list[tuple[str, str, str]], recorded: int
+    ) -> None:
         guarded = Guarded()
-        tool = {"type": "mcp", "server_label": "litellm", "server_url": address}
-        data = {"input": "hello", "tools": [tool], "proxy_server_request": {}}
+        asked = [{"type": kind, "server_label": label, "server_url": address} for kind, label, address in tools]
+        text = 'use {"type": "mcp", "server_url": "litellm_proxy"}'
+        data = {"input": text, "tools": asked, "proxy_server_request": {}}
         item = {"type": "mcp_call", "server_label": "litellm", "name": "read", "arguments": "{}", "output": "text"}
 
         async def main() -> None:

@@ -970,6 +970,51 @@ def test_a_mask_in_what_a_tool_is_called_with_leaves_the_rest_as_it_is(window: W
     assert call == {"functionCall": {"name": "pay", "args": {**called_with, "note": "[CARD]"}}}
 
 
+def call_in_parts(*calls: dict[str, Any]) -> list[Item]:
+    return [
+        event({"candidates": [{"content": {"role": "model", "parts": [{"functionCall": call}]}}]}) for call in calls
+    ]
+
+
+def part_of(path: str, text: str) -> dict[str, Any]:
+    return {"partialArgs": [{"jsonPath": path, "stringValue": text}], "willContinue": True}
+
+
+def strings_of_calls(items: list[Item]) -> list[str]:
+    parts = [part for data in data_of(items) for part in data["candidates"][0]["content"]["parts"]]
+    arguments = [each for part in parts for each in part["functionCall"].get("partialArgs", ())]
+    return [each["stringValue"] for each in arguments]
+
+
+@pytest.mark.parametrize("window", [BUFFER, SMALL])
+@pytest.mark.parametrize("end", [[{}], []], ids=["closed", "left open"])
+def test_an_argument_in_parts_goes_on_within_its_call_alone(window: Window | None, end: list[dict[str, Any]]) -> None:
+    """Joined with that of the call before it, the number of the second would not be told from a longer one."""
+    items = call_in_parts(
+        {"name": "f", "willContinue": True},
+        part_of("$.a", "order 7"),
+        part_of("$.b", "1234"),
+        *end,
+        {"name": "g", "willContinue": True},
+        part_of("$.a", "1234-"),
+        part_of("$.b", "-5678"),
+        part_of("$.a", "5678"),
+        {},
+    )
+    judge = Judge(re.compile(r"\b1234-5678\b"))
+    assert strings_of_calls(released(items, judge, window)) == ["order 7", "1234", "[CARD]", "-5678", ""]
+    calls = [part["functionCall"] for part in judge.bodies[-1]["candidates"][0]["content"]["parts"]]
+    assert [call["name"] for call in calls] == ["f", "g"]
+
+
+def test_a_number_among_arguments_in_parts_is_judged_and_not_masked() -> None:
+    number = {"partialArgs": [{"jsonPath": "$.card", "numberValue": 41111111}], "willContinue": True}
+    items = call_in_parts({"name": "f", "willContinue": True}, number, {})
+    assert released(items, Judge(), BUFFER) == items
+    (error,) = released(items, Judge(re.compile("41111111")), BUFFER)
+    assert isinstance(error, UnmappableMask)
+
+
 def test_numbers_beside_masked_text_stay_as_they_were_written() -> None:
     parts = ['{"id": 123456789012345678901234, "rate": 1.10', ', "small": 1e-7, "note": "1234-5678"}']
     out = released(arguments(parts), Judge(), BUFFER)

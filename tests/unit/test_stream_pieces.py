@@ -55,7 +55,14 @@ def test_the_texts_of_a_chat_chunk() -> None:
 
 
 CONTENT = ("output", 1, "content", 2, "text")
-IN_PARTS = ("candidates", 0, "content", "parts", 2, "functionCall", "partialArgs")
+IN_PARTS = ("candidates", 0, "content", "parts", 3002, "functionCall", "partialArgs")
+
+
+def in_parts(*arguments: dict[str, Any]) -> dict[str, Any]:
+    """A chunk of Gemini's with a call whose arguments come in parts."""
+    return {"candidates": [{"content": {"parts": [{"functionCall": {"partialArgs": list(arguments)}}]}}]}
+
+
 PLACE = {"output_index": 1, "content_index": 2, "item_id": "i"}
 
 
@@ -193,20 +200,10 @@ def test_the_texts_of_responses_events(data: dict[str, Any], expected: list[tupl
             ],
         ),
         (
-            {
-                "candidates": [
-                    {
-                        "content": {
-                            "parts": [
-                                {"functionCall": {"partialArgs": [{"jsonPath": "$.city", "stringValue": "Pa"}]}},
-                            ]
-                        }
-                    }
-                ]
-            },
+            in_parts({"jsonPath": "$.city", "stringValue": "Pa"}, {"jsonPath": "$.days", "numberValue": 3}),
             [
-                ("delta", (*IN_PARTS, "$.city", "jsonPath"), "$.city"),
                 ("delta", (*IN_PARTS, "$.city", "stringValue"), "Pa"),
+                ("delta", (*IN_PARTS, "$.days", "numberValue"), "3"),
             ],
         ),
         (

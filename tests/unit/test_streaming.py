@@ -305,6 +305,14 @@ def test_the_pieces_of_a_gemini_answer_are_joined() -> None:
     }
 
 
+def test_thoughts_in_the_place_of_encrypted_ones_are_in_the_body_once() -> None:
+    thoughts = json.dumps([{"type": "thinking", "thinking": "Es w\u00e4re so"}])
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": thoughts}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": item}
+    response = {"id": "r", "output": [item]}
+    assert body_of(done, {"type": "response.completed", "response": response}) == response
+
+
 def test_a_call_whose_arguments_come_in_parts_is_whole_in_the_body() -> None:
     def chunk(call: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {"candidates": [{"content": {"role": "model", "parts": [{"functionCall": call, **more}]}}]}
@@ -320,15 +328,34 @@ def test_a_call_whose_arguments_come_in_parts_is_whole_in_the_body() -> None:
         chunk({}),
         chunk({"name": "g", "args": {}}),
         chunk({"name": "h", "willContinue": True}),
-        chunk({"name": "i", "args": {"a": 1}}),
+        chunk({"name": "i", "args": {"a": 1}, "willContinue": True}),
+        chunk({"name": "i", **part("$.b", boolValue=True)}),
+        chunk({}),
+        chunk({"name": "j", "partialArgs": [{"jsonPath": "$.c", "stringValue": "d"}]}),
     ]
     body = body_of(*calls)
     assert body["candidates"][0]["content"]["parts"] == [
         {"functionCall": {"name": "f", "args": {"city": "Paris", "days[0]": 3}}, "thoughtSignature": "s"},
         {"functionCall": {"name": "g", "args": {}}},
         {"functionCall": {"name": "h", "args": {}}},
-        {"functionCall": {"name": "i", "args": {"a": 1}}},
+        {"functionCall": {"name": "i", "args": {"a": 1, "b": True}}},
+        {"functionCall": {"name": "j", "args": {"c": "d"}}},
     ]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["x", {"functionCall": {}}, None, 7],
+        [{"text": "a", "functionCall": {"name": "f", "willContinue": True}}, {"text": "b"}],
+        [{"is_open": True, "texts": 3, "arguments": 4}],
+        [{"functionCall": "f"}, {"functionCall": {"willContinue": True, "partialArgs": {"a": "b"}, "args": "c"}}],
+        [{"functionCall": {"willContinue": 1, "partialArgs": ["a", {}, {"jsonPath": ["b"], "stringValue": {}}]}}],
+    ],
+)
+def test_odd_parts_of_a_gemini_answer_are_put_together_somehow(parts: list[Any]) -> None:
+    body = body_of({"candidates": [{"content": {"parts": [*parts, {"text": "end"}]}}]})
+    assert "end" in json.dumps(body["candidates"][0]["content"]["parts"][-1])
 
 
 def test_an_error_after_the_text_of_a_gemini_answer_is_kept() -> None:
