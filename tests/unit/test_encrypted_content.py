@@ -12,6 +12,8 @@ from akto_guardrails.encrypted_content import not_encrypted, readable_items, wit
 HEAD = "litellm_enc:bW9kZWw=;"
 THOUGHTS = [{"type": "thinking", "thinking": "M\u00fcller has called"}]
 WRITTEN = json.dumps(THOUGHTS)
+# Deep enough to be read, and too deep to be written.
+DEEP = "[" * 1_000 + "]" * 1_000
 READABLE = json.dumps(THOUGHTS, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -27,6 +29,7 @@ READABLE = json.dumps(THOUGHTS, ensure_ascii=False, separators=(",", ":"))
         (f" {WRITTEN}", READABLE),
         ("[broken", "[broken"),
         (f"{HEAD}{'[' * 5_000}", "[" * 5_000),
+        (DEEP, DEEP),
     ],
 )
 def test_text_is_told_from_what_is_encrypted(text: str, expected: str | None) -> None:

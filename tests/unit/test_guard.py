@@ -1579,6 +1579,20 @@ class TestAnswers:
         expected = 'litellm_enc:bW9k;[{"thinking":"<NAME> has called"}]'
         assert changes == {("output", 0, "encrypted_content"): expected}
 
+    def test_the_same_is_shown_where_akto_only_watches(self) -> None:
+        guarded = Guarded(ALLOW, RESPONSE_GUARDRAILS="true", SYNC_MODE="false")
+        data = marked(chat("hello"))
+        body = {"id": "resp_1", "output": [{"type": "reasoning", "encrypted_content": '["M\\u00fcller"]'}]}
+
+        async def main() -> None:
+            await guarded.guard.check_request(data, Key(), "aresponses")
+            guarded.guard.finished(data, body, 200)
+            await background_work()
+
+        asyncio.run(main())
+        (check,) = guarded.client.answer_checks
+        assert answer_of(check)["output"][0]["encrypted_content"] == '["Müller"]'
+
     def test_a_blocked_answer_is_refused_and_recorded_once_with_what_it_was(self) -> None:
         guarded, data, outcome = self.asked(BLOCK, self.SAID)
         assert isinstance(outcome, Refusal)
@@ -1856,15 +1870,16 @@ class TestToolCalls:
         asked = [{"type": kind, "server_label": label, "server_url": address} for kind, label, address in tools]
         text = 'use {"type": "mcp", "server_url": "litellm_proxy"}'
         data = {"input": text, "tools": asked, "proxy_server_request": {}}
-        item = {"type": "mcp_call", "server_label": "litellm", "name": "read", "arguments": "{}", "output": "text"}
+        item = {"type": "mcp_call", "name": "read", "arguments": "{}", "output": "text"}
+        output = [{**item, "server_label": "litellm"}, {**item, "server_label": "docs"}]
 
         async def main() -> None:
             await guarded.guard.check_request(data, Key(), "aresponses")
-            guarded.guard.finished(data, {"output": [item]}, 200)
+            guarded.guard.finished(data, {"output": output}, 200)
             await background_work()
 
         asyncio.run(main())
-        assert len(guarded.records) == recorded
+        assert len(guarded.records) == recorded + 1
 
     def test_their_paths_are_the_operators(self) -> None:
         guarded = Guarded(MCP_INGEST_PATH="/gateway/mcp", NON_MCP_TOOL_PATH_PREFIX="/tools")

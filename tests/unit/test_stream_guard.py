@@ -1007,6 +1007,21 @@ def test_an_argument_in_parts_goes_on_within_its_call_alone(window: Window | Non
     assert [call["name"] for call in calls] == ["f", "g"]
 
 
+def test_what_comes_without_a_name_goes_on_with_an_open_call_alone() -> None:
+    """One that repeats its name goes on as well."""
+    items = call_in_parts(
+        {"name": "f", "willContinue": True},
+        part_of("$.a", "1234"),
+        {"name": "f", **part_of("$.a", "-56")},
+        part_of("$.a", "78"),
+        {},
+        part_of("$.a", "1234"),
+        {},
+        part_of("$.a", "-5678"),
+    )
+    assert strings_of_calls(released(items, Judge(), BUFFER)) == ["[CARD]", "", "", "1234", "-5678"]
+
+
 def test_a_number_among_arguments_in_parts_is_judged_and_not_masked() -> None:
     number = {"partialArgs": [{"jsonPath": "$.card", "numberValue": 41111111}], "willContinue": True}
     items = call_in_parts({"name": "f", "willContinue": True}, number, {})

@@ -332,6 +332,7 @@ def test_a_call_whose_arguments_come_in_parts_is_whole_in_the_body() -> None:
         chunk({"name": "i", **part("$.b", boolValue=True)}),
         chunk({}),
         chunk({"name": "j", "partialArgs": [{"jsonPath": "$.c", "stringValue": "d"}]}),
+        chunk({"partialArgs": [{"jsonPath": "$.c", "stringValue": "e"}]}),
     ]
     body = body_of(*calls)
     assert body["candidates"][0]["content"]["parts"] == [
@@ -340,6 +341,7 @@ def test_a_call_whose_arguments_come_in_parts_is_whole_in_the_body() -> None:
         {"functionCall": {"name": "h", "args": {}}},
         {"functionCall": {"name": "i", "args": {"a": 1, "b": True}}},
         {"functionCall": {"name": "j", "args": {"c": "d"}}},
+        {"functionCall": {"args": {"c": "e"}}},
     ]
 
 
