@@ -87,9 +87,12 @@ class Records:
 
     def _put_tool_calls(self, exchange: Exchange, answer: object) -> None:
         try:
-            for call in tool_calls_of(answer):
-                if not (call.server == LITELLMS_LABEL and runs_mcp_tools_here(exchange.request_payload)):
-                    self._put_tool_call(exchange, call)
+            calls = tool_calls_of(answer)
+            # Once for all of them: the request may be long.
+            if any(call.server == LITELLMS_LABEL for call in calls) and runs_mcp_tools_here(exchange.request_payload):
+                calls = [call for call in calls if call.server != LITELLMS_LABEL]
+            for call in calls:
+                self._put_tool_call(exchange, call)
         except Exception as error:  # noqa: BLE001 - the same
             self._journal.internal_error(error)
 
